@@ -1,0 +1,218 @@
+/* ddpm_rt: a compiled runtime for diffusion models. C API, version 0 (frozen as 1.0 by the embedding work).
+ *
+ * Threads: every function may be called from any thread; one handle may be used by several threads at once except while
+ * it is being released. Nothing here exits, prints, or installs a signal handler. No exception crosses this edge.
+ *
+ * Errors: a function that can fail returns a ddpm_rt_status. ddpm_rt_last_error() is the message of the last failed
+ * call on the calling thread: field, what was expected, what was found.
+ *
+ * Structs: begin with `struct_size`; fill them with their *_init function, then change fields. The library reads no
+ * field beyond the size it is told.
+ *
+ * A complete program:
+ *
+ *   ddpm_rt_engine* engine; ddpm_rt_engine_options eo; ddpm_rt_sample_options so;
+ *   ddpm_rt_engine_options_init(&eo, sizeof eo);
+ *   if (ddpm_rt_engine_open("digits.plan", &eo, &engine)) { puts(ddpm_rt_last_error()); return 1; }
+ *   ddpm_rt_sample_options_init(&so, sizeof so);
+ *   so.n = 1; so.has_seed = 1; so.seed = 0;
+ *   unsigned char image[28 * 28];
+ *   if (ddpm_rt_engine_sample(engine, &so, image, sizeof image)) { puts(ddpm_rt_last_error()); return 1; }
+ *   ddpm_rt_engine_release(engine);
+ */
+#ifndef DDPM_RT_DDPM_RT_H_
+#define DDPM_RT_DDPM_RT_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define DDPM_RT_API __declspec(dllexport)
+#else
+#define DDPM_RT_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum ddpm_rt_status {
+  DDPM_RT_OK = 0,
+  DDPM_RT_PLAN_ERROR = 1,      /* a plan file is missing, malformed, damaged or of another version */
+  DDPM_RT_SHAPE_ERROR = 2,     /* an array has the wrong shape, length or dtype */
+  DDPM_RT_OPTION_ERROR = 3,    /* an option is unknown, out of range or makes no sense with another */
+  DDPM_RT_DEVICE_ERROR = 4,    /* no such device, or a forked child used its parent's engine */
+  DDPM_RT_BACKEND_ERROR = 5,   /* the library that runs the network is missing or failed; a callable raised */
+  DDPM_RT_NUMERIC_ERROR = 6,   /* an image is not finite; ddpm_rt_request_result says which */
+  DDPM_RT_CANCELLED = 7,
+  DDPM_RT_INTERNAL_ERROR = 8,
+  DDPM_RT_PENDING = 9          /* ddpm_rt_request_wait: not finished within the time given */
+} ddpm_rt_status;
+
+typedef struct ddpm_rt_engine ddpm_rt_engine;
+typedef struct ddpm_rt_request ddpm_rt_request;
+typedef struct ddpm_rt_plan ddpm_rt_plan;
+typedef struct ddpm_rt_plan_writer ddpm_rt_plan_writer;
+typedef struct ddpm_rt_string ddpm_rt_string; /* owned text; ddpm_rt_string_release */
+
+DDPM_RT_API const char* ddpm_rt_version(void);    /* "0.1.0" */
+DDPM_RT_API const char* ddpm_rt_last_error(void); /* valid until the next failing call on this thread */
+
+DDPM_RT_API const char* ddpm_rt_string_data(const ddpm_rt_string* s); /* NUL-terminated UTF-8 */
+DDPM_RT_API void ddpm_rt_string_release(ddpm_rt_string* s);
+
+/* ------------------------------------------------------------------------------------------------ options table */
+
+/* One row of the table of options that Python, the command line and docs/options.md follow. */
+typedef struct ddpm_rt_option_info {
+  const char* name;
+  const char* aliases;     /* comma separated, may be empty */
+  const char* type;        /* "int", "float", "string", "choice:a|b|c", "array", "bool", "callable" */
+  const char* range;       /* for people */
+  const char* default_value;
+  const char* scope;       /* "engine" or "sample" */
+  const char* help;
+} ddpm_rt_option_info;
+DDPM_RT_API size_t ddpm_rt_option_count(void);
+DDPM_RT_API const ddpm_rt_option_info* ddpm_rt_option_at(size_t index);
+
+/* --------------------------------------------------------------------------------------------------- plan files */
+
+DDPM_RT_API ddpm_rt_status ddpm_rt_plan_open(const char* path, ddpm_rt_plan** plan);
+DDPM_RT_API void ddpm_rt_plan_release(ddpm_rt_plan* plan);
+DDPM_RT_API const char* ddpm_rt_plan_manifest(const ddpm_rt_plan* plan); /* JSON, owned by the plan */
+DDPM_RT_API size_t ddpm_rt_plan_section_count(const ddpm_rt_plan* plan);
+/* sha256_hex: 65 bytes or null */
+DDPM_RT_API ddpm_rt_status ddpm_rt_plan_section_info(const ddpm_rt_plan* plan, size_t index, const char** name,
+                                                     uint64_t* offset, uint64_t* bytes, char* sha256_hex);
+DDPM_RT_API ddpm_rt_status ddpm_rt_plan_section_read(const ddpm_rt_plan* plan, const char* name, void* out, size_t bytes);
+DDPM_RT_API ddpm_rt_status ddpm_rt_plan_verify(const ddpm_rt_plan* plan); /* every section against its SHA-256 */
+DDPM_RT_API ddpm_rt_status ddpm_rt_plan_writer_create(ddpm_rt_plan_writer** writer);
+DDPM_RT_API ddpm_rt_status ddpm_rt_plan_writer_add(ddpm_rt_plan_writer* writer, const char* name, const void* data,
+                                                   size_t bytes); /* copies */
+DDPM_RT_API ddpm_rt_status ddpm_rt_plan_writer_finish(ddpm_rt_plan_writer* writer, const char* manifest_json,
+                                                      const char* path); /* atomic; parses the manifest first */
+DDPM_RT_API void ddpm_rt_plan_writer_release(ddpm_rt_plan_writer* writer);
+
+/* ------------------------------------------------------------------------------------------------------- engine */
+
+typedef void (*ddpm_rt_log_fn)(void* user, int level /* 0 debug .. 3 error */, const char* message);
+
+typedef struct ddpm_rt_engine_options {
+  size_t struct_size;
+  const char* device;      /* "auto", "cpu" */
+  const char* backend;     /* "auto", "openvino", "onnxruntime", "analytic" */
+  const char* precision;   /* "auto", "fp32", "bf16", "fp16" */
+  int32_t threads;         /* 0: min(affinity, cgroup quota, physical cores) */
+  int32_t max_batch;       /* resident rows of a lane; 0: chosen */
+  int32_t batch_invariant; /* -1: default (true on the CPU), 0, 1 */
+  const char* cache_dir;   /* null: the user's cache folder; "": none */
+  const char* openvino_library;    /* path of libopenvino_c.so; null: default names */
+  const char* onnxruntime_library; /* path of libonnxruntime.so; null: default names */
+  ddpm_rt_log_fn log;      /* may be null; may be called from the engine's threads */
+  void* log_user;
+} ddpm_rt_engine_options;
+DDPM_RT_API void ddpm_rt_engine_options_init(ddpm_rt_engine_options* options, size_t struct_size);
+
+DDPM_RT_API ddpm_rt_status ddpm_rt_engine_open(const char* plan_path, const ddpm_rt_engine_options* options,
+                                               ddpm_rt_engine** engine);
+
+/* eps = fn(x, t, label) for `count` samples; called from one thread of the engine. x and out: [count, elements] float32;
+ * t: [count] network times; label: [count], the null label is num_classes, null pointer for unconditional models.
+ * Return null on success, or a message (valid until the next call) that fails the requests of this evaluation. */
+typedef const char* (*ddpm_rt_denoise_fn)(void* user, const float* x, const float* t, const int64_t* label, size_t count,
+                                          float* out);
+/* manifest_json: the plan manifest's keys sample, prediction, time, class_names/num_classes, defaults. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_engine_from_callable(const char* manifest_json, const double* alpha_bar, size_t T,
+                                                        ddpm_rt_denoise_fn fn, void* user,
+                                                        const ddpm_rt_engine_options* options, ddpm_rt_engine** engine);
+/* Cancels what runs, joins the engine's threads. Null is fine. */
+DDPM_RT_API void ddpm_rt_engine_release(ddpm_rt_engine* engine);
+/* JSON: backend, versions, precision, threads, buckets with measured seconds, invariance probe, shape, schedule, defaults,
+ * class_names, fingerprint. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_engine_info(ddpm_rt_engine* engine, ddpm_rt_string** json);
+
+/* Called after every tick from the engine's thread. row of rows are done; x0 is [images, elements] float32, the current
+ * predictions of the images in flight, valid during the call. Return 0 to go on, 1 to stop (DDPM_RT_CANCELLED). */
+typedef int (*ddpm_rt_step_fn)(void* user, int64_t row, int64_t rows, const float* x0, size_t images);
+
+typedef enum ddpm_rt_output { DDPM_RT_UINT8_NHWC = 0, DDPM_RT_FLOAT_NCHW = 1 } ddpm_rt_output;
+
+typedef struct ddpm_rt_sample_options {
+  size_t struct_size;
+  int64_t n;                 /* images, 1 .. 2^31 - 1 */
+  const int64_t* labels;     /* null: drawn from each image's seed; else 1 or n entries, -1 is unconditional */
+  size_t label_count;
+  double scale;              /* guidance scale s, e = u + s (c - u); NaN: the plan's */
+  const char* sampler;       /* null: the plan's */
+  int32_t steps;             /* 0: the plan's for its own sampler, else the sampler's default */
+  double eta;                /* NaN: 0 */
+  const char* clip;          /* "none", "keep_eps", "rederive"; null: the plan's */
+  const char* variance;      /* "fixed_small", "fixed_large"; null: the plan's */
+  const char* grid;          /* "leading", "linspace", "trailing"; null: the plan's */
+  int32_t has_seed;          /* 0: a fresh seed, returned in the result */
+  uint64_t seed;             /* image i uses seed + i mod 2^64 */
+  const uint64_t* seeds;     /* one per image; excludes has_seed */
+  size_t seed_count;
+  const float* latents;      /* [n, elements] unit noise, multiplied by the sampler's initial sigma; null: drawn */
+  size_t latent_elements;
+  const float* x_init;       /* [n, elements] exact first state; excludes latents */
+  size_t x_init_elements;
+  int32_t output;            /* ddpm_rt_output */
+  int32_t keep_nonfinite;    /* 1: non-finite images are returned and listed, no error */
+  ddpm_rt_step_fn callback;  /* may be null */
+  void* callback_user;
+} ddpm_rt_sample_options;
+DDPM_RT_API void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_size);
+
+/* What came of a request. Arrays belong to the request. */
+typedef struct ddpm_rt_result {
+  size_t struct_size;
+  int64_t n;
+  const int64_t* labels;   /* [n], -1 unconditional */
+  const uint64_t* seeds;   /* [n] */
+  const int64_t* bad;      /* indices of non-finite images */
+  size_t bad_count;
+  int64_t nfe;             /* network evaluations of one image, guided ones counted once per network row */
+  double seconds;          /* from submission to completion */
+} ddpm_rt_result;
+
+/* All of `options` is checked and copied before this returns; `out` (n images of the output's type) must live until the
+ * request is finished. Never blocks on the network. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_engine_submit(ddpm_rt_engine* engine, const ddpm_rt_sample_options* options, void* out,
+                                                 size_t out_bytes, ddpm_rt_request** request);
+/* Waits at most `seconds` (negative: for ever). DDPM_RT_PENDING, or the request's own status. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_request_wait(ddpm_rt_request* request, double seconds);
+DDPM_RT_API void ddpm_rt_request_cancel(ddpm_rt_request* request); /* takes effect within one tick */
+DDPM_RT_API void ddpm_rt_request_progress(const ddpm_rt_request* request, int64_t* row, int64_t* rows);
+DDPM_RT_API ddpm_rt_status ddpm_rt_request_result(const ddpm_rt_request* request, ddpm_rt_result* result);
+/* Cancels if still running and waits for the engine to let go of `out`. Null is fine. */
+DDPM_RT_API void ddpm_rt_request_release(ddpm_rt_request* request);
+/* submit + wait + release. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_engine_sample(ddpm_rt_engine* engine, const ddpm_rt_sample_options* options, void* out,
+                                                 size_t out_bytes);
+
+/* ------------------------------------------------------------------------------- the pieces, for a loop of your own */
+
+/* Normals `first .. first+count` of (seed, index, stream), exactly what the engine draws. */
+DDPM_RT_API void ddpm_rt_noise(uint64_t seed, uint32_t index, uint32_t stream, size_t first, size_t count, float* out);
+/* The rows (256 bytes each) a sampler compiles to. prediction: "eps", "x0", "v". Only the solver fields of `options` are
+ * read. *rows is a string handle whose data is `*count` rows. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_rows(const double* alpha_bar, size_t T, const char* prediction,
+                                        const ddpm_rt_sample_options* options, ddpm_rt_string** rows, size_t* count,
+                                        double* init_sigma);
+/* Executes rows[b][index] for each of `count` samples: x [count, elements] in place. See kernels/step.h. eps_uncond may be
+ * null. history: [3, count, elements] or null; anchor: [count, elements] or null; in: next input, or null. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_step(float* x, const float* eps, const float* eps_uncond, const void* row,
+                                        const void* next_row, double scale, const uint64_t* seeds, float* history,
+                                        uint32_t ring, float* anchor, float* in, float* x0, size_t count, size_t elements);
+DDPM_RT_API ddpm_rt_status ddpm_rt_cfg_combine(const float* cond, const float* uncond, const float* scale, double rescale,
+                                               size_t count, size_t elements, float* out);
+/* alpha_bar of a named schedule ("linear", "scaled_linear", "cosine", "sigmoid"): T entries. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_alpha_bar(const char* schedule, size_t T, double* alpha_bar);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* DDPM_RT_DDPM_RT_H_ */
