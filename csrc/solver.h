@@ -43,9 +43,19 @@ struct SamplerInfo {
 };
 
 const std::vector<SamplerInfo>& samplers();
+
+// A row before it is rounded to float32: timestep index, x0 = p x + q e, x' = sum of wx (order of Operand).
+struct RowF64 {
+  int index;
+  double p, q, wx[8];
+};
+std::vector<RowF64> compile_rows(const Schedule& schedule, const Prediction& prediction, const SolverOptions& options);
+
+// compile_rows, rounded once. Row i has noise_index i; steps 0 means T for ddpm and is refused elsewhere.
 Table compile_table(const Schedule& schedule, const Prediction& prediction, const SolverOptions& options);
 
-// Checks a table that came from outside: known flags that the executor has, LAST exactly at the end, finite fields.
+// Checks a table that came from outside: known flags that the executor has, LAST exactly at the end, finite fields,
+// spare words zero, no history or anchor read before a row of this table wrote it. Throws Error(kOption).
 void validate_table(const std::vector<StepRow>& rows, uint32_t executor_flags);
 
 }  // namespace ddpm_rt

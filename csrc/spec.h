@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "plan.h"
@@ -14,13 +15,24 @@
 
 namespace ddpm_rt {
 
-// A network of the plan. kind "onnx": `section` holds the model; "gaussian_mixture": sections hold float64 arrays;
-// "callable": supplied by the host program.
+// A network of the plan. kind "onnx": `section` holds the model; "gaussian_mixture": `arrays` names the sections that
+// hold float64 "means" [K, N], "stds" [K] and "weights" [K], whose sizes are checked; "callable": supplied by the host
+// program.
 struct NetworkSpec {
   std::string kind, section;
+  std::map<std::string, std::string> arrays;
+  size_t components = 0;  // K; equals num_classes where the mixture is conditional
   // names of the graph's inputs and outputs by role: "x" "t" "label" "rows" -> tensor name
   std::map<std::string, std::string> inputs, outputs;
   size_t rows_width = 0;  // kind onnx with a "rows" input: elements per row of `temb`'s output
+};
+
+// Inputs and expected outputs stored at export: float32, count x [x (N) | t (1) | label (1) | expected (N)], label
+// num_classes is the null label. An output passes where max|difference| <= tolerance[precision] * max|expected|.
+struct SelfTest {
+  std::string section;                 // empty: the plan has none
+  int64_t count = 0;
+  std::map<std::string, double> tolerance;
 };
 
 struct ModelSpec {
@@ -37,6 +49,7 @@ struct ModelSpec {
   NetworkSpec network;                 // the denoiser: x, t[, label] -> eps, or x, rows -> eps
   bool has_temb = false;
   NetworkSpec temb;                    // t[, label] -> rows
+  SelfTest self_test;
   std::string name;                    // of the model, for messages
 
   size_t elements() const;             // product of shape
@@ -44,7 +57,13 @@ struct ModelSpec {
 
 // Throws Error(kPlan) naming the field, what was expected and what was found; an entry of `requires` that this library
 // does not know is refused; unknown other keys are ignored. `alpha_bar` null: read from the plan's section.
+// `plan` null: the manifest of a callable, made of the caller's arguments (sample, prediction, time, class_names,
+// num_classes, defaults; alpha_bar is required), whose faults are Error(kOption).
 ModelSpec parse_manifest(const std::string& manifest_json, const Plan* plan, const std::vector<double>* alpha_bar);
+
+// The same check for a plan that is about to be written from these sections.
+ModelSpec check_manifest(const std::string& manifest_json,
+                         const std::vector<std::pair<std::string, std::vector<uint8_t>>>& sections);
 
 }  // namespace ddpm_rt
 
