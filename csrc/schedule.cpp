@@ -16,7 +16,7 @@
 namespace ddpm_rt {
 namespace {
 
-constexpr int kMaxT = 1 << 20;
+constexpr int kMaxT = 1 << 16;  // a table of that many rows is 16 MiB
 constexpr double kPi = 3.141592653589793;
 
 std::string number(double v) {

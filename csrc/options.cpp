@@ -1,0 +1,61 @@
+#include "options.h"
+
+namespace ddpm_rt {
+
+const std::vector<OptionInfo>& option_table() {
+  static const std::vector<OptionInfo> kTable = {
+      {"device", "", "choice:auto|cpu", "", "auto", "engine", "where the network runs"},
+      {"backend", "", "choice:auto|openvino|onnxruntime|analytic", "", "auto", "engine",
+       "the library that runs the network; auto takes the best one installed"},
+      {"precision", "", "choice:auto|fp32|bf16|fp16", "", "auto", "engine",
+       "arithmetic of the network; auto is bf16 where the processor has AMX and the plan's bf16 self-test passes, else "
+       "fp32"},
+      {"threads", "", "int", "1 or more", "None", "engine",
+       "threads of the network; None: the least of affinity, cgroup quota and physical cores"},
+      {"max_batch", "", "int", "1 or more", "None", "engine", "images resident at a time; None: chosen"},
+      {"batch_invariant", "", "bool", "", "None", "engine",
+       "an image's bits do not depend on its neighbours; None: true on the CPU"},
+      {"cache_dir", "", "string", "a folder; empty: no cache", "None", "engine",
+       "where compiled networks are kept; None: the user's cache folder"},
+      {"card", "", "string", "a JSON file", "None", "engine",
+       "manifest for a model file that is not a plan; None: NAME.json beside it"},
+      {"trust_native", "", "bool", "", "False", "engine",
+       "load machine code that a plan embeds; only for files from a source you trust"},
+
+      {"n", "", "int", "1 to 2147483647", "1", "sample", "number of images"},
+      {"labels", "class_labels", "array", "classes, class names, or -1 (unconditional); one, or n of them", "None", "sample",
+       "the class of each image; None: drawn from each image's seed"},
+      {"scale", "guidance_scale", "float", "finite", "None", "sample",
+       "guidance scale s of e = u + s (c - u): 1 is conditional, 0 unconditional; Ho & Salimans' w is s - 1; None: the "
+       "plan's"},
+      {"steps", "num_inference_steps", "int", "1 to the schedule's T", "None", "sample",
+       "network evaluations; None: the plan's for its own sampler, else the sampler's default (ddpm: T)"},
+      {"sampler", "", "choice:ddpm|ddim", "", "None", "sample", "the solver; None: the plan's"},
+      {"eta", "", "float", "0 to 1", "None", "sample",
+       "DDIM eq. 16: 0 is deterministic, 1 has DDPM's posterior variance; ddim only; None: 0"},
+      {"clip", "", "choice:none|keep_eps|rederive", "", "None", "sample",
+       "x0 is clamped to the data range; rederive computes eps again from the clamped x0, keep_eps keeps the network's; "
+       "None: the plan's"},
+      {"variance", "", "choice:fixed_small|fixed_large", "", "None", "sample",
+       "DDPM's posterior variance or beta (section 3.2); ddpm only; None: the plan's for its own sampler, else "
+       "fixed_small"},
+      {"grid", "", "choice:leading|linspace|trailing", "", "None", "sample",
+       "how timesteps are spaced (Lin et al. table 2); None: the plan's"},
+      {"seed", "", "int", "0 to 2^64 - 1", "None", "sample",
+       "image i uses seed + i mod 2^64; excludes seeds; None: a fresh one, returned with the images"},
+      {"seeds", "", "array", "n integers, each 0 to 2^64 - 1", "None", "sample", "the seed of each image; excludes seed"},
+      {"latents", "", "array", "float32 [n, shape]", "None", "sample",
+       "unit noise to start from, multiplied by the sampler's initial sigma; None: drawn from the seeds"},
+      {"x_init", "", "array", "float32 [n, shape]", "None", "sample", "the first state exactly; excludes latents"},
+      {"output", "output_type", "choice:uint8|float|pil|torch|dlpack", "", "None", "sample",
+       "uint8 [n, H, W, C]; float, torch, dlpack: the final state [n, shape] as it is; None: uint8 for images, else float"},
+      {"on_error", "", "choice:raise|keep", "", "raise", "sample",
+       "an image that is not finite raises NumericError, or is returned and listed"},
+      {"progress", "", "bool", "", "None", "sample", "a progress bar; None: on a terminal, after half a second"},
+      {"callback", "", "callable", "f(row, rows, x0)", "None", "sample",
+       "called after every row with the current predictions; returning False cancels"},
+  };
+  return kTable;
+}
+
+}  // namespace ddpm_rt

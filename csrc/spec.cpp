@@ -1,0 +1,239 @@
+#include "spec.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "spec_parts.h"
+
+namespace ddpm_rt {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kMaxElements = int64_t{1} << 31;
+constexpr int64_t kMaxClasses = int64_t{1} << 31;
+constexpr int64_t kMaxTimesteps = 1 << 16;
+
+json parse_json(const std::string& text, Code code) {
+  if (text.empty() || text.size() > kMaxManifestBytes) {
+    throw Error(code, "manifest: expected 1 to " + std::to_string(kMaxManifestBytes) + " bytes of JSON, got " +
+                          std::to_string(text.size()));
+  }
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      if (++depth > kMaxJsonDepth) {
+        throw Error(code, "manifest: expected JSON nested at most " + std::to_string(kMaxJsonDepth) + " deep, got more");
+      }
+    } else if (c == '}' || c == ']') {
+      --depth;
+    }
+  }
+  try {
+    return json::parse(text);
+  } catch (const std::exception& e) {
+    std::string why = e.what();
+    std::replace_if(why.begin(), why.end(), [](char c) { return c < 0x20 || c > 0x7e; }, '?');
+    throw Error(code, "manifest: expected JSON in UTF-8, got " + why.substr(0, 300));
+  }
+}
+
+void parse_versions(const Field& root) {
+  root["format"].integer(1, 1);
+  root["row_version"].integer(kRowVersion, kRowVersion);
+  root["rng_version"].integer(kRngVersion, kRngVersion);
+  const Field requires_ = root["requires"];
+  if (requires_.is_present() && requires_.array(0, 1024) > 0) {
+    requires_[0].refuse("no entries: this version knows no optional feature; a newer ddpm_rt may read this plan");
+  }
+}
+
+void parse_sample(const Field& sample, ModelSpec* spec) {
+  const Field shape = sample["shape"];
+  const size_t rank = shape.array(1, 4);
+  int64_t elements = 1;
+  for (size_t i = 0; i < rank; ++i) {
+    const int64_t dim = shape[i].integer(1, kMaxElements);
+    if (dim > kMaxElements / elements) shape.refuse("at most 2^31 elements", "more");
+    elements *= dim;
+    spec->shape.push_back(dim);
+  }
+  const Field role = sample["role"], range = sample["range"], uint8 = sample["uint8"];
+  spec->role = role.is_present() ? role.one_of({"image", "latent", "vector"}) : rank == 3 ? "image" : "vector";
+  if (spec->role == "image" && rank != 3) shape.refuse("[C, H, W] for role image");
+  if (range.is_present()) {
+    range.array(2, 2);
+    spec->data_lo = range[0].real();
+    spec->data_hi = range[1].real();
+    if (!(spec->data_lo < spec->data_hi)) {
+      range.refuse("low < high", "[" + range[0].found() + ", " + range[1].found() + "]");
+    }
+  }
+  spec->truncate_uint8 = uint8.is_present() && uint8.one_of({"round", "truncate"}) == "truncate";
+}
+
+void parse_classes(const Field& root, const Sections& sections, ModelSpec* spec) {
+  const Field conditions = root["conditions"], names = root["class_names"], count = root["num_classes"];
+  if (conditions.is_present()) {
+    for (const auto& item : conditions.object().items()) {
+      if (item.key() != "label") conditions[item.key()].refuse("label as the only condition", "\"" + item.key() + "\"");
+    }
+    const Field label = conditions["label"];
+    if (label.is_present()) {
+      if (label["dtype"].is_present()) label["dtype"].one_of({"int64"});
+      if (label["shape"].is_present()) label["shape"].array(0, 0);
+      if (label["max_length"].is_present()) label["max_length"].refuse("null for role class");
+      if (label["mask"].is_present() && label["mask"].found() != "false") label["mask"].refuse("false for role class");
+      label["role"].one_of({"class"});
+      spec->num_classes = label["classes"].integer(1, kMaxClasses);
+      label["null"].integer(spec->num_classes, spec->num_classes);
+    }
+  }
+  if (!sections.exist && count.is_present()) spec->num_classes = count.integer(0, kMaxClasses);
+  if (names.is_present()) {
+    const size_t n = names.array(0, kMaxManifestBytes);
+    for (size_t i = 0; i < n; ++i) spec->class_names.push_back(names[i].text());
+    if (!sections.exist && !count.is_present() && spec->num_classes == 0) spec->num_classes = static_cast<int64_t>(n);
+    if (n > 0 && n != static_cast<size_t>(spec->num_classes)) {
+      names.refuse("0 or " + std::to_string(spec->num_classes) + " names, as there are classes", std::to_string(n));
+    }
+  }
+}
+
+void parse_prediction(const Field& root, const Sections& sections, ModelSpec* spec) {
+  const Field type = root["prediction"], variance = root["variance"], time = root["time"];
+  if (sections.exist || type.is_present()) spec->prediction.type = type.one_of({"eps", "x0", "v"});
+  if (variance.is_present() && variance.one_of({"fixed", "learned", "learned_range"}) != "fixed") {
+    variance.refuse("\"fixed\": learned variances have no executor in this version");
+  }
+  if (time.is_present()) {
+    if (time["type"].is_present()) time["type"].one_of({"index"});
+    if (time["scale"].is_present()) spec->prediction.time_scale = time["scale"].real();
+    if (!(spec->prediction.time_scale > 0)) time["scale"].refuse("a number above 0");
+  }
+}
+
+void parse_schedule(const Field& root, const Sections& sections, const std::vector<double>* given, ModelSpec* spec) {
+  std::vector<double> alpha_bar;
+  if (given != nullptr) {
+    alpha_bar = *given;
+  } else {
+    const Field schedule = root["schedule"];
+    const int64_t T = schedule["T"].integer(1, kMaxTimesteps);
+    const std::string section = section_name(schedule["section"], sections, static_cast<uint64_t>(T) * 8);
+    const std::vector<uint8_t> data = sections.read(section);
+    if (data.size() != static_cast<size_t>(T) * 8) schedule["section"].refuse(std::to_string(T * 8) + " bytes", "others");
+    alpha_bar.resize(static_cast<size_t>(T));
+    std::memcpy(alpha_bar.data(), data.data(), data.size());
+  }
+  try {
+    spec->schedule = schedule_from_alpha_bar(std::move(alpha_bar));
+  } catch (const Error& e) {
+    throw Error(sections.code(), std::string("schedule: ") + e.what());
+  }
+}
+
+void parse_defaults(const Field& root, const Sections& sections, ModelSpec* spec) {
+  SolverOptions& to = spec->defaults;
+  to.clip_lo = spec->data_lo;
+  to.clip_hi = spec->data_hi;
+  to.clip = spec->role == "image" ? "rederive" : "none";
+  to.steps = 0;
+  const Field defaults = root["defaults"];
+  if (defaults.is_present()) {
+    const auto read = [&](const char* key, std::string* text) {
+      if (defaults[key].is_present()) *text = defaults[key].text();
+    };
+    read("sampler", &to.sampler);
+    read("clip", &to.clip);
+    read("grid", &to.grid);
+    read("variance", &to.variance);
+    if (defaults["steps"].is_present()) to.steps = static_cast<int>(defaults["steps"].integer(1, spec->schedule.T()));
+    if (defaults["eta"].is_present()) to.eta = defaults["eta"].real();
+    if (defaults["scale"].is_present()) spec->default_scale = defaults["scale"].real();
+    if (spec->num_classes == 0 && spec->default_scale != 1) {
+      defaults["scale"].refuse("1 without conditions: there is nothing to guide");
+    }
+  }
+  if (to.steps == 0) {
+    for (const SamplerInfo& info : samplers()) {
+      const int own = info.default_steps == 0 ? spec->schedule.T() : info.default_steps;
+      if (info.name == to.sampler) to.steps = std::min(own, spec->schedule.T());
+    }
+  }
+  try {
+    compile_table(spec->schedule, spec->prediction, to);
+  } catch (const Error& e) {
+    throw Error(sections.code(), std::string("defaults: ") + e.what());
+  }
+}
+
+ModelSpec parse(const std::string& text, const Sections& sections, const std::vector<double>* alpha_bar) {
+  const json document = parse_json(text, sections.code());
+  try {
+    const Field root(&document, "", sections.code());
+    if (!document.is_object()) throw Error(sections.code(), "manifest: expected an object, got " + root.found());
+    ModelSpec spec;
+    if (sections.exist) parse_versions(root);
+    if (root["name"].is_present()) spec.name = root["name"].text();
+    parse_sample(root["sample"], &spec);
+    parse_classes(root, sections, &spec);
+    parse_prediction(root, sections, &spec);
+    parse_schedule(root, sections, alpha_bar, &spec);
+    if (sections.exist) {
+      parse_networks(root, sections, &spec);
+      parse_self_test(root["self_test"], sections, &spec);
+    } else {
+      spec.network.kind = "callable";
+    }
+    parse_defaults(root, sections, &spec);
+    return spec;
+  } catch (const std::bad_alloc&) {
+    throw Error(sections.code(), "manifest: expected memory for it, got none");
+  } catch (const json::exception& e) {  // a read that the checks above did not foresee
+    throw Error(Code::kInternal, std::string("manifest: ") + e.what());
+  }
+}
+
+}  // namespace
+
+size_t ModelSpec::elements() const {
+  size_t product = 1;
+  for (int64_t dim : shape) product *= static_cast<size_t>(dim);
+  return product;
+}
+
+ModelSpec parse_manifest(const std::string& manifest_json, const Plan* plan, const std::vector<double>* alpha_bar) {
+  Sections sections;
+  if (plan != nullptr) {
+    sections.exist = true;
+    for (const SectionInfo& info : plan->sections()) sections.bytes[info.name] = info.bytes;
+    sections.read = [plan](const std::string& name) { return plan->read(name); };
+  } else if (alpha_bar == nullptr) {
+    throw Error(Code::kOption, "schedule: expected alpha_bar beside a manifest without a plan, got none");
+  }
+  return parse(manifest_json, sections, alpha_bar);
+}
+
+ModelSpec check_manifest(const std::string& manifest_json,
+                         const std::vector<std::pair<std::string, std::vector<uint8_t>>>& sections) {
+  Sections source;
+  source.exist = true;
+  for (const auto& section : sections) source.bytes[section.first] = section.second.size();
+  source.read = [&sections](const std::string& name) {
+    for (const auto& section : sections) {
+      if (section.first == name) return section.second;
+    }
+    return std::vector<uint8_t>();
+  };
+  return parse(manifest_json, source, nullptr);
+}
+
+}  // namespace ddpm_rt

@@ -1,0 +1,139 @@
+#include <algorithm>
+
+#include "spec_parts.h"
+
+namespace ddpm_rt {
+namespace {
+
+constexpr int64_t kMaxRowsWidth = int64_t{1} << 24;
+constexpr int64_t kMaxComponents = 1 << 16;
+constexpr int64_t kMaxSelfTests = 1 << 16;
+
+void parse_ports(const Field& field, std::initializer_list<const char*> roles, std::map<std::string, std::string>* ports) {
+  for (const auto& item : field.object().items()) {
+    const bool known = std::any_of(roles.begin(), roles.end(), [&](const char* r) { return item.key() == r; });
+    if (!known) {
+      std::string list;
+      for (const char* r : roles) list += list.empty() ? r : std::string(", ") + r;
+      field[item.key()].refuse("roles among " + list, "\"" + item.key() + "\"");
+    }
+    (*ports)[item.key()] = field[item.key()].text();
+    if (ports->at(item.key()).empty()) field[item.key()].refuse("the name of a tensor");
+  }
+}
+
+// A slice over channels that this version would ignore must say what this version does.
+void require_slice(const Field& slice, int64_t end) {
+  if (!slice.is_present()) return;
+  slice.array(2, 2);
+  slice[0].integer(0, 0);
+  slice[1].integer(end, end);
+}
+
+void parse_denoiser(const Field& network, const Sections& sections, ModelSpec* spec) {
+  NetworkSpec& to = spec->network;
+  to.kind = network["kind"].one_of({"onnx", "gaussian_mixture"});
+  if (to.kind == "gaussian_mixture") {
+    const uint64_t K = static_cast<uint64_t>(network["K"].integer(1, kMaxComponents));
+    to.components = K;
+    to.arrays["means"] = section_name(network["means"], sections, K * spec->elements() * 8);
+    to.arrays["stds"] = section_name(network["stds"], sections, K * 8);
+    to.arrays["weights"] = section_name(network["weights"], sections, K * 8);
+    if (spec->num_classes != 0 && spec->num_classes != static_cast<int64_t>(K)) {
+      network["K"].refuse("conditions.label.classes = " + std::to_string(spec->num_classes));
+    }
+    if (spec->has_temb) network["kind"].refuse("\"onnx\" in a stage with temb");
+    return;
+  }
+  to.section = section_name(network["section"], sections);
+  parse_ports(network["inputs"], {"x", "t", "label", "rows"}, &to.inputs);
+  parse_ports(network["outputs"], {"eps"}, &to.outputs);
+  const auto takes = [&](const char* role) { return to.inputs.count(role) > 0; };
+  if (!takes("x")) network["inputs"]["x"].refuse("the name of a tensor");
+  if (to.outputs.empty()) network["outputs"]["eps"].refuse("the name of a tensor");
+  if (takes("rows") != spec->has_temb || takes("t") == spec->has_temb || (takes("label") && spec->has_temb)) {
+    network["inputs"].refuse(spec->has_temb ? "x and rows in a stage with temb" : "x, t and perhaps label without temb",
+                             "others");
+  }
+  const Field slices = network["output_slices"], guided = network["guided_channels"];
+  if (slices.is_present()) {
+    require_slice(slices["mean"], spec->shape[0]);
+    if (slices["variance"].is_present()) slices["variance"].refuse("null with variance fixed");
+  }
+  require_slice(guided, spec->shape[0]);
+}
+
+}  // namespace
+
+std::string section_name(const Field& field, const Sections& sections) {
+  const std::string name = field.text();
+  if (sections.bytes.count(name) == 0) field.refuse("the name of a section of this plan");
+  return name;
+}
+
+std::string section_name(const Field& field, const Sections& sections, uint64_t bytes) {
+  const std::string name = section_name(field, sections);
+  const uint64_t found = sections.bytes.at(name);
+  if (found != bytes) {
+    field.refuse("a section of " + std::to_string(bytes) + " bytes", "\"" + name + "\" of " + std::to_string(found));
+  }
+  return name;
+}
+
+void parse_networks(const Field& root, const Sections& sections, ModelSpec* spec) {
+  const Field stages = root["stages"], networks = root["networks"];
+  if (stages.array(0, 1024) != 1) stages.refuse("1 stage: this version runs one", std::to_string(stages.array(0, 1024)));
+  const Field stage = stages[0], inputs = stage["inputs"];
+  stage["kind"].one_of({"diffusion"});
+  if (inputs.is_present()) {
+    for (const auto& item : inputs.object().items()) {
+      const Field source = inputs[item.key()];
+      if (item.key() == "x") source.one_of({"state"});
+      else if (item.key() == "t") source.one_of({"time"});
+      else if (item.key() == "label") source.one_of({"request"});
+      else source.refuse("inputs among x, t, label", "\"" + item.key() + "\"");
+    }
+    if (inputs["label"].is_present() && spec->num_classes == 0) inputs["label"].refuse("none without conditions.label");
+  }
+  const auto named = [&](const Field& field) {
+    const Field network = networks[field.text()];
+    if (!network.is_present()) field.refuse("the name of an entry of networks");
+    return network;
+  };
+  spec->has_temb = stage["temb"].is_present();
+  parse_denoiser(named(stage["network"]), sections, spec);
+  if (spec->has_temb) {
+    const Field temb = named(stage["temb"]);
+    NetworkSpec& to = spec->temb;
+    to.kind = temb["kind"].one_of({"onnx"});
+    to.section = section_name(temb["section"], sections);
+    parse_ports(temb["inputs"], {"t", "label"}, &to.inputs);
+    parse_ports(temb["outputs"], {"rows"}, &to.outputs);
+    if (to.inputs.count("t") == 0) temb["inputs"]["t"].refuse("the name of a tensor");
+    if (to.outputs.empty()) temb["outputs"]["rows"].refuse("the name of a tensor");
+    to.rows_width = spec->network.rows_width = static_cast<size_t>(temb["rows_width"].integer(1, kMaxRowsWidth));
+  }
+  if (spec->network.kind == "onnx") {
+    const bool takes_label = spec->network.inputs.count("label") + spec->temb.inputs.count("label") > 0;
+    if (takes_label != (spec->num_classes > 0)) {
+      networks.refuse(takes_label ? "conditions.label, as a network has the input label"
+                                  : "a network with the input label, as there is conditions.label",
+                      "none");
+    }
+  }
+}
+
+void parse_self_test(const Field& test, const Sections& sections, ModelSpec* spec) {
+  if (!test.is_present()) return;
+  SelfTest& to = spec->self_test;
+  to.count = test["count"].integer(1, kMaxSelfTests);
+  const uint64_t bytes = static_cast<uint64_t>(to.count) * (2 * spec->elements() + 2) * 4;
+  to.section = section_name(test["section"], sections, bytes);
+  for (const auto& item : test["tolerance"].object().items()) {
+    const Field tolerance = test["tolerance"][item.key()];
+    to.tolerance[item.key()] = tolerance.real();
+    if (!(to.tolerance[item.key()] > 0)) tolerance.refuse("a number above 0");
+  }
+}
+
+}  // namespace ddpm_rt
