@@ -42,10 +42,28 @@ class UNetConfig:
     def __post_init__(self) -> None:
         for name in ("image_size", "channel_mult", "attention"):  # JSON gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("in_channels", "channels", "res_blocks", "heads", "groups", "patch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not self.channel_mult or min(self.channel_mult) < 1:
+            raise ValueError(f"channel_mult: expected at least one factor of at least 1, got {self.channel_mult}")
+        if any(not 0 <= level < len(self.channel_mult) for level in self.attention):
+            raise ValueError(f"attention: expected levels in 0..{len(self.channel_mult) - 1}, got {self.attention}")
+        if self.channels % 2:  # half of the time features are cosines, half sines
+            raise ValueError(f"channels: expected an even number, got {self.channels}")
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(f"num_classes: expected None or at least 1, got {self.num_classes}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected a number in [0, 1), got {self.dropout}")
         stride = self.patch * 2 ** (len(self.channel_mult) - 1)
         if any(size % stride for size in self.image_size):
-            raise ValueError(f"image_size: expected multiples of {stride} (patch x down-sampling), got {self.image_size}")
-        for mult in self.channel_mult:
+            raise ValueError(
+                f"image_size: expected multiples of {stride} (patch x down-sampling), got {self.image_size}"
+            )
+        for i, mult in enumerate(self.channel_mult):
+            attends = i in self.attention or i + 1 == len(self.channel_mult)  # the middle always does
+            if attends and self.channels * mult % self.heads:
+                raise ValueError(f"heads: {self.heads} does not divide {self.channels * mult} channels")
             if self.channels * mult % self.groups:
                 raise ValueError(f"groups: {self.groups} does not divide {self.channels * mult} channels")
 
