@@ -28,6 +28,7 @@ const std::vector<OptionInfo>& option_table() {
       {"scale", "guidance_scale", "float", "finite", "None", "sample",
        "guidance scale s of e = u + s (c - u): 1 is conditional, 0 unconditional; Ho & Salimans' w is s - 1; None: the "
        "plan's"},
+      {"w", "", "float", "finite", "None", "sample", "Ho & Salimans' guidance weight: scale = 1 + w; excludes scale"},
       {"steps", "num_inference_steps", "int", "1 to the schedule's T", "None", "sample",
        "network evaluations; None: the plan's for its own sampler, else the sampler's default (ddpm: T)"},
       {"sampler", "", "choice:ddpm|ddim", "", "None", "sample", "the solver; None: the plan's"},

@@ -1,0 +1,40 @@
+// Shared by the files of the Python extension. They see the public headers only.
+#ifndef DDPM_RT_BINDINGS_H_
+#define DDPM_RT_BINDINGS_H_
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "ddpm_rt/ddpm_rt.h"
+
+namespace py = pybind11;
+
+using FloatArray = py::array_t<float, py::array::c_style>;
+using DoubleArray = py::array_t<double, py::array::c_style>;
+using Int64Array = py::array_t<int64_t, py::array::c_style>;
+using UInt64Array = py::array_t<uint64_t, py::array::c_style>;
+
+// Raises ddpm_rt.errors' class for the status. The GIL must be held.
+[[noreturn]] void raise_error(ddpm_rt_status status, const std::string& message);
+inline void check(ddpm_rt_status status) {
+  if (status != DDPM_RT_OK) raise_error(status, ddpm_rt_last_error());
+}
+
+// Runs f without the GIL: every call into the library goes through here, so that the engine's threads can take the GIL
+// for a callback while this one waits on a mutex of theirs.
+template <typename F>
+auto unlocked(F&& f) {
+  py::gil_scoped_release release;
+  return f();
+}
+
+inline const char* text_or_null(const std::optional<std::string>& text) { return text ? text->c_str() : nullptr; }
+
+void bind_engine(py::module_& m);
+void bind_pieces(py::module_& m);
+
+#endif  // DDPM_RT_BINDINGS_H_

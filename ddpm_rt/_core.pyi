@@ -1,0 +1,106 @@
+"""The C++ engine. Use the names of `ddpm_rt`; this module's may change."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+def options() -> list[dict[str, str]]: ...
+
+class Plan:
+    def __init__(self, path: str) -> None: ...
+    @property
+    def manifest(self) -> str: ...
+    @property
+    def sections(self) -> list[dict[str, Any]]:
+        """name, offset, bytes, sha256 of each."""
+    def read(self, name: str) -> bytes: ...
+    def verify(self) -> None: ...
+
+def write_plan(path: str, manifest: str, sections: Mapping[str, Any]) -> None:
+    """sections: name -> bytes or any contiguous buffer. Atomic; the manifest is parsed first."""
+
+def noise(seed: int, index: int, stream: int, out: NDArray[np.float32]) -> None: ...
+def alpha_bar(schedule: str, T: int) -> NDArray[np.float64]: ...
+def rows(
+    alpha_bar: NDArray[np.float64],
+    prediction: str,
+    sampler: str,
+    steps: int,
+    eta: float,
+    clip: str | None,
+    variance: str | None,
+    grid: str | None,
+) -> tuple[bytes, float]:
+    """The table's bytes and the sampler's initial sigma."""
+
+def step(
+    x: NDArray[np.float32],
+    eps: NDArray[np.float32],
+    eps_uncond: NDArray[np.float32] | None,
+    rows: Any,
+    index: int,
+    scale: float,
+    seeds: NDArray[np.uint64],
+    history: NDArray[np.float32] | None,
+    ring: int,
+    anchor: NDArray[np.float32] | None,
+    input: NDArray[np.float32] | None,
+    x0: NDArray[np.float32] | None,
+) -> None: ...
+def cfg_combine(
+    cond: NDArray[np.float32],
+    uncond: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    rescale: float,
+    out: NDArray[np.float32],
+) -> None: ...
+
+class Request:
+    @property
+    def callback_error(self) -> BaseException | None: ...
+    def wait(self, seconds: float) -> bool: ...
+    def cancel(self) -> None: ...
+    def progress(self) -> tuple[int, int]: ...
+    def result(self) -> dict[str, Any]: ...
+
+class Engine:
+    @staticmethod
+    def open(path: str, options: Mapping[str, Any]) -> Engine: ...
+    @staticmethod
+    def from_callable(
+        manifest: str,
+        alpha_bar: NDArray[np.float64],
+        fn: Callable[..., Any],
+        shape: Sequence[int],
+        options: Mapping[str, Any],
+    ) -> Engine: ...
+    def close(self) -> None: ...
+    def info(self) -> str: ...
+    def submit(
+        self,
+        out: NDArray[Any],
+        shape: Sequence[int],
+        *,
+        n: int,
+        labels: NDArray[np.int64] | None,
+        scale: float | None,
+        sampler: str | None,
+        steps: int | None,
+        eta: float | None,
+        clip: str | None,
+        variance: str | None,
+        grid: str | None,
+        seed: int | None,
+        seeds: NDArray[np.uint64] | None,
+        latents: NDArray[np.float32] | None,
+        x_init: NDArray[np.float32] | None,
+        output: int,
+        keep_nonfinite: bool,
+        callback: Callable[..., Any] | None,
+    ) -> Request: ...
+    def denoiser_error(self, message: str) -> BaseException | None: ...
+    def forget_denoiser_error(self) -> None: ...

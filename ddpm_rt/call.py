@@ -1,0 +1,177 @@
+"""One call of `Engine.sample`: what the caller wrote, as what the extension takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import arrays, options
+from .backends import disable_telemetry, find_library
+from .errors import OptionError
+
+MAX_N = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What a call needs to know of the engine's model."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: str
+    range: tuple[float, float]
+    class_names: tuple[str, ...]
+
+
+def choice(value: Any, field: str) -> str:
+    """One of the table's choices for `field`."""
+    if value not in options.choices(field):
+        raise OptionError(f"{field}: expected one of {', '.join(options.choices(field))}, got {value!r}")
+    return value
+
+
+def label_of(value: Any, class_names: Sequence[str], field: str) -> int:
+    """A class by number or name; None is -1, unconditional. The engine checks the range."""
+    if value is None:
+        return -1
+    if isinstance(value, str):
+        if value in class_names:
+            return class_names.index(value)
+        near = difflib.get_close_matches(value, class_names, n=3) or list(class_names[:10])
+        raise OptionError(
+            f"{field}: expected a class name such as {', '.join(near) or '(this plan has none)'}, got {value!r}"
+        )
+    return arrays.integer(value, field, -(2**63), 2**63 - 1)
+
+
+def labels_of(labels: Any, n: int, class_names: Sequence[str]) -> np.ndarray | None:
+    """None: drawn from the seeds. One label: repeated. A sequence: n entries.  -> int64 [1 or n]"""
+    if labels is None:
+        return None
+    if hasattr(labels, "tolist"):
+        labels = labels.tolist()
+    if isinstance(labels, (str, int)) or not hasattr(labels, "__len__"):
+        return np.array([label_of(labels, class_names, "labels")], np.int64)
+    if len(labels) != n:
+        raise OptionError(f"labels: expected one label or {n} of them, got {len(labels)}")
+    return np.array([label_of(v, class_names, f"labels[{i}]") for i, v in enumerate(labels)], np.int64)
+
+
+def guidance(scale: float | None, w: float | None) -> float | None:
+    """s of e = u + s (c - u). Ho & Salimans 2207.12598 eq. 6 writes (1 + w) c - w u, so s = 1 + w."""
+    if w is None:
+        return None if scale is None else arrays.number(scale, "scale")
+    if scale is not None:
+        raise OptionError("w: expected one of scale and w (scale = 1 + w), got both")
+    return 1.0 + arrays.number(w, "w")
+
+
+def output_kind(output: str | None, model: Model) -> str:
+    """The default is uint8 for images and float for the rest."""
+    kind = ("uint8" if model.role == "image" else "float") if output is None else choice(output, "output")
+    if kind in ("uint8", "pil") and model.role != "image":
+        raise OptionError(
+            f"output: expected float, torch or dlpack for samples whose role is {model.role!r}, got {kind!r}"
+        )
+    return kind
+
+
+def allocate(n: int, model: Model, kind: str) -> np.ndarray:
+    """The array that the engine writes: uint8 [n, H, W, C] or float32 [n, *shape]."""
+    if kind in ("uint8", "pil"):
+        channels, height, width = model.shape
+        shape, dtype = (n, height, width, channels), np.dtype(np.uint8)
+    else:
+        shape, dtype = (n, *model.shape), np.dtype(np.float32)
+    wanted = dtype.itemsize * int(np.prod(shape, dtype=object))
+    try:
+        if wanted > physical_memory():
+            raise MemoryError
+        return np.empty(shape, dtype)
+    except MemoryError:
+        raise OptionError(
+            f"n: expected an output that fits in memory, got {n} samples of {wanted / n:.0f} bytes"
+        ) from None
+
+
+def physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**63
+
+
+def initial(value: Any, field: str, n: int, model: Model) -> np.ndarray | None:
+    return None if value is None else arrays.float32(value, field, (n, *model.shape))
+
+
+def checked_callback(callback: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    if callback is not None and not callable(callback):
+        raise OptionError(f"callback: expected a function of (row, rows, x0), got {type(callback).__name__}")
+    return callback
+
+
+def callable_manifest(
+    name: str,
+    shape: Sequence[int],
+    role: str | None,
+    data_range: Sequence[float],
+    prediction: str,
+    time_scale: float,
+    num_classes: int | None,
+    class_names: Sequence[str] | None,
+    defaults: Mapping[str, Any] | None,
+) -> str:
+    """The part of a plan's manifest that an engine over a callable needs, as JSON. The engine checks the values."""
+    if isinstance(shape, (str, bytes)) or not hasattr(shape, "__iter__"):
+        raise OptionError(f"shape: expected 1 to 4 integers, got {shape!r}")
+    dims = [arrays.integer(d, f"shape[{i}]", 1, 2**31 - 1) for i, d in enumerate(shape)]
+    manifest: dict[str, Any] = {
+        "name": name,
+        "sample": {"shape": dims, "range": [arrays.number(v, "data_range") for v in data_range]},
+        "prediction": prediction,
+        "time": {"type": "index", "scale": arrays.number(time_scale, "time_scale")},
+        "num_classes": 0 if num_classes is None else arrays.integer(num_classes, "num_classes", 0, 2**31 - 1),
+    }
+    if role is not None:
+        manifest["sample"]["role"] = role
+    if class_names is not None:
+        manifest["class_names"] = list(class_names)
+        if num_classes is None:
+            manifest["num_classes"] = len(class_names)
+    if defaults:
+        manifest["defaults"] = dict(defaults)
+    try:
+        text = json.dumps(manifest, allow_nan=False)
+    except (TypeError, ValueError) as e:
+        raise OptionError(f"defaults: expected texts and finite numbers, got {manifest.get('defaults')!r}") from e
+    return text
+
+
+def engine_options(
+    device: str,
+    backend: str,
+    precision: str,
+    threads: int | None,
+    max_batch: int | None,
+    batch_invariant: bool | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> dict[str, Any]:
+    disable_telemetry()
+    return {
+        "device": choice(device, "device"),
+        "backend": choice(backend, "backend"),
+        "precision": choice(precision, "precision"),
+        "threads": None if threads is None else arrays.integer(threads, "threads", 1, 2**31 - 1),
+        "max_batch": None if max_batch is None else arrays.integer(max_batch, "max_batch", 1, 2**31 - 1),
+        "batch_invariant": None if batch_invariant is None else int(bool(batch_invariant)),
+        "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
+        "openvino_library": find_library("openvino"),
+        "onnxruntime_library": find_library("onnxruntime"),
+    }

@@ -1,0 +1,298 @@
+"""The engine: a plan, or a denoiser of your own, and the loop in C++ that samples from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from . import _core, arrays, call, images, kernels, options, plan_files
+from .errors import BackendError, CancelledError, DeviceError, NumericError, OptionError
+from .progress import Progress
+
+_SLICE_SECONDS = 0.02  # how long a wait may keep a signal waiting
+
+
+class Engine:
+    """Samples from a plan file. Callable from any thread; a context manager; the GIL is free while it works.
+
+        with ddpm_rt.Engine("digits") as engine:
+            images = engine.sample(16, labels=7, scale=3, seed=0)
+
+    Args:
+        plan: a path, or the name of a plan that comes with the package ("digits"). A raw .onnx file needs a card.
+        device: "auto" or "cpu".
+        backend: "auto", "openvino", "onnxruntime" or "analytic". `info()["backend"]` says which was taken.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        threads: of the network; None: the least of affinity, cgroup quota and physical cores.
+        max_batch: images resident at a time; None: chosen.
+        batch_invariant: an image's bits do not depend on its neighbours; None: True on the CPU.
+        cache_dir: folder of compiled networks; None: the user's cache folder; "": none.
+        card: JSON manifest for a model file that is not a plan; None: NAME.json beside it.
+        trust_native: load machine code that a plan embeds; only for files from a source you trust.
+
+    Raises:
+        PlanError, BackendError, DeviceError, OptionError: the message names the field, what was expected, what was found.
+    """
+
+    def __init__(
+        self,
+        plan: str | os.PathLike[str],
+        device: str = "auto",
+        backend: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        *,
+        max_batch: int | None = None,
+        batch_invariant: bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        card: str | os.PathLike[str] | None = None,
+        trust_native: bool = False,
+        **unknown: Any,
+    ) -> None:
+        for name in unknown:
+            raise options.unknown(name, [r["name"] for r in options.table() if r["scope"] == "engine"], "Engine")
+        given = call.engine_options(device, backend, precision, threads, max_batch, batch_invariant, cache_dir)
+        with plan_files.located(plan, card, trust_native) as path:
+            self._open(_core.Engine.open(str(path), given))
+
+    @classmethod
+    def from_callable(
+        cls,
+        fn: Callable[[np.ndarray, np.ndarray, np.ndarray | None], Any],
+        shape: Sequence[int],
+        schedule: str | Sequence[float] | Mapping[str, Any] = "linear",
+        prediction: str = "eps",
+        num_classes: int | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        max_batch: int | None = None,
+        data_range: tuple[float, float] = (-1.0, 1.0),
+        role: str | None = None,
+        time_scale: float = 1.0,
+        defaults: Mapping[str, Any] | None = None,
+        name: str = "callable",
+    ) -> Engine:
+        """The same loop over a function of yours.
+
+        Args:
+            fn: fn(x, t, labels) -> eps. x, eps float32 [B, *shape]; t float32 [B]; labels int64 [B] with `num_classes` as the
+                null label, or None without classes. B varies. Called from one thread; what it raises becomes the `__cause__`
+                of a BackendError; calling back into this engine is an OptionError.
+            shape: of one sample, rank 1 to 4; images are [C, H, W].
+            schedule: a name, betas [T], or {"name", "T"}, {"betas"}, {"alpha_bar"}.
+            prediction: what fn returns: "eps", "x0" or "v".
+            data_range: of the clean data, for clipping and uint8.
+            role: "image", "latent" or "vector"; None: image for rank 3, else vector.
+            time_scale: t = index * time_scale.
+            defaults: sampler, steps, scale, eta, clip, grid, variance.
+        """
+        if not callable(fn):
+            raise OptionError(f"fn: expected a function of (x, t, labels), got {type(fn).__name__}")
+        text = call.callable_manifest(
+            name, shape, role, data_range, prediction, time_scale, num_classes, class_names, defaults
+        )
+        given = call.engine_options("auto", "auto", "auto", None, max_batch, None, None)
+        self = cls.__new__(cls)
+        self._open(_core.Engine.from_callable(text, kernels.alpha_bar(schedule), fn, tuple(shape), given))
+        return self
+
+    def _open(self, core: _core.Engine) -> None:
+        self._core = core
+        self._pid = os.getpid()
+        self._close_core = weakref.finalize(self, _close, core, self._pid)  # also runs before the interpreter exits
+        self._lock = threading.Lock()
+        self._running = 0
+        info = self.info()
+        self._model = call.Model(
+            name=info["name"],
+            shape=tuple(info["shape"]),
+            role=info["role"],
+            range=tuple(info["range"]),
+            class_names=tuple(info["class_names"]),
+        )
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        labels: Any = None,
+        scale: float | None = None,
+        w: float | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        eta: float | None = None,
+        clip: str | None = None,
+        variance: str | None = None,
+        grid: str | None = None,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
+        latents: Any = None,
+        x_init: Any = None,
+        output: str | None = None,
+        on_error: str = "raise",
+        progress: bool | None = None,
+        callback: Callable[[int, int, np.ndarray], bool | None] | None = None,
+        **aliases: Any,
+    ) -> Any:
+        """n samples: uint8 [n, H, W, C] for images, else float32 [n, *shape], as `ddpm_rt.Images`.
+
+        diffusers' names are accepted too: num_inference_steps, guidance_scale, class_labels, output_type.
+
+        Args:
+            labels: a class number or name, repeated; or n of them; -1, or None inside a list, is unconditional. None: each
+                image's class is drawn from its seed.
+            scale: guidance s of u + s (c - u) (Ho & Salimans 2207.12598 eq. 6 with s = 1 + w); 1: conditional only.
+            w: Ho & Salimans' weight, scale = 1 + w.
+            steps: network evaluations, 1 to the schedule's T.
+            sampler: "ddpm" (Ho et al. 2006.11239) or "ddim" (Song et al. 2010.02502).
+            eta: DDIM eq. 16, 0 to 1.
+            clip: "none", "keep_eps" or "rederive".
+            variance: "fixed_small" or "fixed_large", DDPM section 3.2.
+            grid: "leading", "linspace" or "trailing", Lin et al. 2305.08891 table 2.
+            seed: image i uses seed + i mod 2^64. None: a fresh one, in the result's `.seeds`.
+            seeds: one per image, instead of seed.
+            latents: unit noise to start from, float32 [n, *shape], multiplied by the sampler's initial sigma.
+            x_init: the first state exactly, float32 [n, *shape].
+            output: "uint8", "float" (the final state, never clamped), "pil", "torch" or "dlpack".
+            on_error: "raise" a NumericError if an image is not finite, or "keep" it and list it in `.bad`.
+            progress: a bar; None: on a terminal, after half a second.
+            callback: callback(row, rows, x0) after every row; x0 float32 [m, *shape], read-only, the predictions of the images
+                in flight. Returning False cancels; what it raises is raised here.
+
+        Raises:
+            OptionError, ShapeError: before anything runs. NumericError, BackendError, CancelledError, DeviceError.
+        """
+        core = self._open_core()
+        given = {"labels": labels, "scale": scale, "steps": steps, "output": output}
+        known = dict.fromkeys(r["name"] for r in options.table() if r["scope"] == "sample")
+        given = options.resolve_aliases("sample", {**known, **given}, aliases)
+        n = arrays.integer(n, "n", 1, call.MAX_N)
+        s = call.guidance(given["scale"], w)
+        kind = call.output_kind(given["output"], self._model)
+        keep = call.choice(on_error, "on_error") == "keep"
+        arguments = {
+            "n": n,
+            "labels": call.labels_of(given["labels"], n, self._model.class_names),
+            "scale": s,
+            "sampler": None if sampler is None else call.choice(sampler, "sampler"),
+            "steps": None if given["steps"] is None else arrays.integer(given["steps"], "steps", 1, 2**31 - 1),
+            "eta": None if eta is None else arrays.number(eta, "eta"),
+            "clip": None if clip is None else call.choice(clip, "clip"),
+            "variance": None if variance is None else call.choice(variance, "variance"),
+            "grid": None if grid is None else call.choice(grid, "grid"),
+            "seed": None if seed is None else arrays.integer(seed, "seed", 0, 2**64 - 1),
+            "seeds": None if seeds is None else arrays.seeds(seeds),
+            "latents": call.initial(latents, "latents", n, self._model),
+            "x_init": call.initial(x_init, "x_init", n, self._model),
+            "keep_nonfinite": keep,
+            "callback": call.checked_callback(callback),
+        }
+        out = call.allocate(n, self._model, kind)
+        arguments["output"] = int(out.dtype != np.uint8)
+        bar = Progress(progress, self._model.name)
+        request = core.submit(out, self._model.shape, **arguments)
+        with self._lock:
+            self._running += 1
+        try:
+            self._wait(request, bar)
+        except NumericError as e:
+            e.images = self._wrap(out, request, kind, given, sampler, s)
+            e.bad = e.images.bad
+            raise
+        finally:
+            bar.close()
+            with self._lock:
+                self._running -= 1
+                if self._running == 0:
+                    core.forget_denoiser_error()
+        return self._wrap(out, request, kind, given, sampler, s)
+
+    def _wait(self, request: _core.Request, bar: Progress) -> None:
+        """Waits in short slices, so that signals are seen between them; raises what the request failed with."""
+        try:
+            while not request.wait(_SLICE_SECONDS):
+                bar.update(*request.progress())
+        except CancelledError:
+            if request.callback_error is not None:
+                raise request.callback_error from None
+            raise
+        except BackendError as e:
+            raise e from self._core.denoiser_error(str(e))
+        except NumericError:
+            raise
+        except BaseException:  # Ctrl-C: at once; the tick in progress ends by itself and writes nothing of this request
+            request.cancel()
+            raise
+
+    def _wrap(
+        self,
+        out: np.ndarray,
+        request: _core.Request,
+        kind: str,
+        given: Mapping[str, Any],
+        sampler: str | None,
+        s: float | None,
+    ) -> Any:
+        result = request.result()
+        info = self.info()
+        defaults = info["defaults"]
+        provenance = images.Provenance(
+            labels=result["labels"],
+            seeds=result["seeds"],
+            nfe=result["nfe"],
+            seconds=result["seconds"],
+            fingerprint=info["fingerprint"],
+            bad=tuple(result["bad"]),
+            settings={
+                "plan": self._model.name,
+                "sampler": sampler or defaults["sampler"],
+                "steps": request.progress()[1] // len(out),
+                "scale": defaults["scale"] if s is None else s,
+                "backend": info["backend"],
+                "precision": info["precision"],
+            },
+            range=self._model.range,
+            role=self._model.role,
+        )
+        if kind == "pil":
+            return images.ImageList(images.to_pil(out), provenance)
+        if kind == "torch":
+            return images.to_torch(out, provenance)
+        return images.Images(out, provenance)
+
+    def info(self) -> dict[str, Any]:
+        """Backend, versions, precision, threads, buckets, invariance probe, shape, schedule, defaults, fingerprint."""
+        return json.loads(self._open_core().info())
+
+    def close(self) -> None:
+        """Cancels what runs and ends the engine's threads. A second call does nothing."""
+        if self._pid == os.getpid():
+            self._close_core()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ddpm_rt.Engine {self._model.name!r} {list(self._model.shape)}{'' if self._close_core.alive else ', closed'}>"
+
+    def _open_core(self) -> _core.Engine:
+        if self._pid != os.getpid():
+            raise DeviceError(
+                f"engine: expected the process that opened it ({self._pid}), got a fork of it ({os.getpid()}); "
+                "open an engine in the child"
+            )
+        return self._core
+
+
+def _close(core: _core.Engine, pid: int) -> None:
+    if pid == os.getpid():
+        core.close()

@@ -1,0 +1,213 @@
+"""The fused CPU kernels and the tables they execute, for a sampling loop of your own (examples/own_loop.py).
+
+Arrays are numpy or any DLPack tensor in CPU memory: float32, C-contiguous, [n, ...] with the batch first. Notation: x state,
+e guided network output, eps network output, z noise; guidance is e = u + s (c - u) (Ho & Salimans 2207.12598 eq. 6 with
+s = 1 + w). A row of a table is one network evaluation of one sample: see `ddpm_rt.row.ROW` and kernels/step.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import _core, options
+from .arrays import float32, integer, like, number, seeds
+from .errors import OptionError, ShapeError
+from .row import KEEP, PUSH, ROW
+
+_seeds = seeds
+
+
+def noise(seed: int, index: int, shape: int | Sequence[int], stream: int = 0) -> np.ndarray:
+    """Exactly the normals that the engine draws: float32 `shape`.
+
+    Philox4x32-10 under `seed` (0 to 2^64 - 1) with the counter (element / 4, index, stream, 0). stream 0 is x_T, with index 0;
+    stream 1 is the noise of row `index` of a table.
+    """
+    out = np.empty(shape, np.float32)
+    _core.noise(
+        integer(seed, "seed", 0, 2**64 - 1),
+        integer(index, "index", 0, 2**32 - 1),
+        integer(stream, "stream", 0, 2**32 - 1),
+        out,
+    )
+    return out
+
+
+def samplers() -> list[str]:
+    """Names that `sampler=` accepts."""
+    return list(options.choices("sampler"))
+
+
+def alpha_bar(schedule: str | Sequence[float] | Mapping[str, Any] = "linear") -> np.ndarray:
+    """alpha_bar [T] float64 of a name ("linear", "scaled_linear", "cosine", "sigmoid": T = 1000), of betas, or of a mapping.
+
+    A mapping has `name` and `T`, or `betas`, or `alpha_bar`.
+    """
+    if isinstance(schedule, str):
+        return _core.alpha_bar(schedule, 1000)
+    if isinstance(schedule, Mapping):
+        known = ({"name", "T"}, {"name"}, {"betas"}, {"alpha_bar"})
+        if set(schedule) not in known:
+            raise OptionError(f"schedule: expected the keys name and T, or betas, or alpha_bar, got {sorted(schedule)}")
+        if "name" in schedule:
+            return _core.alpha_bar(str(schedule["name"]), integer(schedule.get("T", 1000), "schedule.T", 1, 10_000_000))
+        if "alpha_bar" in schedule:
+            return _float64(schedule["alpha_bar"], "schedule.alpha_bar")
+        schedule = schedule["betas"]
+    betas = _float64(schedule, "schedule.betas")
+    if not ((betas > 0) & (betas <= 1)).all():
+        raise OptionError(f"schedule.betas: expected values in (0, 1], got {betas.min()} to {betas.max()}")
+    return np.cumprod(1 - betas)
+
+
+def _float64(values: Any, field: str) -> np.ndarray:
+    try:
+        array = np.ascontiguousarray(np.asarray(values), np.float64)
+    except (TypeError, ValueError) as e:
+        raise OptionError(f"{field}: expected numbers, got {type(values).__name__}") from e
+    if array.ndim != 1 or array.size == 0:
+        raise ShapeError(f"{field}: expected one or more numbers in one dimension, got shape {list(array.shape)}")
+    return array
+
+
+def rows(
+    sampler: str = "ddim",
+    steps: int | None = None,
+    schedule: str | Sequence[float] | Mapping[str, Any] = "linear",
+    *,
+    prediction: str = "eps",
+    eta: float | None = None,
+    clip: str | None = None,
+    variance: str | None = None,
+    grid: str | None = None,
+) -> np.ndarray:
+    """The table that a sampler compiles to: a structured array [rows] of `ddpm_rt.row.ROW`, what the engine itself executes.
+
+    The last row has the LAST flag. `row["t"]` is the network's time input. Omitted options are the sampler's own defaults.
+
+    Raises:
+        OptionError: unknown names, steps outside 1..T, eta outside [0, 1] or with a sampler that has none.
+    """
+    data, _ = _core.rows(
+        alpha_bar(schedule),
+        prediction,
+        sampler,
+        0 if steps is None else integer(steps, "steps", 1, 2**31 - 1),
+        float("nan") if eta is None else number(eta, "eta"),
+        clip,
+        variance,
+        grid,
+    )
+    return np.frombuffer(data, ROW).copy()
+
+
+class State:
+    """What a solver carries from row to row beside x, for `x` [n, ...]: needed where a row has the PUSH or KEEP flag.
+
+    `history` [3, n, ...] is a ring, newest at `ring`; `anchor` [n, ...]; `input` [n, ...] is the next network input
+    (c_in x of the next row, after each step); `x0` [n, ...] the last prediction of the clean sample.
+    """
+
+    def __init__(self, x: Any) -> None:
+        shape = float32(x, "x").shape
+        self.history = np.zeros((3, *shape), np.float32)
+        self.anchor = np.zeros(shape, np.float32)
+        self.input = np.zeros(shape, np.float32)
+        self.x0 = np.zeros(shape, np.float32)
+        self.ring = 0
+
+
+def step(
+    x: Any,
+    eps: Any,
+    rows: np.ndarray,
+    *,
+    eps_uncond: Any = None,
+    scale: float = 1.0,
+    seeds: int | Sequence[int],
+    index: int = 0,
+    state: State | None = None,
+    out: Any = None,
+) -> Any:
+    """Executes `rows[index]`: guidance, x0, clip, update and noise in one pass over memory.
+
+    Args:
+        x: the state [n, ...] float32; updated in place unless `out` is given.
+        eps: the network's output for x at `rows[index]["t"]`, [n, ...].
+        eps_uncond: with the null condition; guidance with `scale` s is then u + s (c - u).
+        seeds: one per sample, or one integer (sample i uses seed + i mod 2^64).
+        state: a `State`, for tables that push or keep.
+        out: receives the new state; may be x.
+
+    Returns:
+        `out`, or x.
+
+    Raises:
+        ShapeError, OptionError, DeviceError: before anything is written.
+    """
+    table = np.ascontiguousarray(rows)
+    if table.dtype != ROW or table.ndim != 1:
+        raise ShapeError(f"rows: expected a table of ROW as from ddpm_rt.rows(), got {table.dtype} {list(table.shape)}")
+    index = integer(index, "index", 0, len(table) - 1)
+    flags = int(table["flags"][index])
+    if state is None and flags & (PUSH | KEEP):
+        raise OptionError("state: expected a kernels.State for a table that keeps history, got None")
+    target = float32(x if out is None else out, "x" if out is None else "out", writable=True)
+    source = target if out is None else float32(x, "x", target.shape)
+    if target.ndim < 2:
+        raise ShapeError(f"x: expected [n, ...], got {list(target.shape)}")
+    cond = float32(eps, "eps", target.shape)
+    uncond = None if eps_uncond is None else float32(eps_uncond, "eps_uncond", target.shape)
+    if np.ndim(seeds) == 0:
+        first = integer(seeds, "seeds", 0, 2**64 - 1)
+        keys = np.array([(first + i) % 2**64 for i in range(len(target))], np.uint64)
+    else:
+        keys = _seeds(seeds)
+    if len(keys) != len(target):
+        raise ShapeError(f"seeds: expected {len(target)}, got {len(keys)}")
+    if state is not None and state.anchor.shape != target.shape:
+        raise ShapeError(f"state: expected one made for {list(target.shape)}, got {list(state.anchor.shape)}")
+    s = number(scale, "scale")
+    for name, array in (("eps", cond), ("eps_uncond", uncond)):
+        if array is not None and np.may_share_memory(array, target):
+            raise OptionError(f"{name}: expected memory of its own, got some of the output's")
+    if source is not target:
+        target[...] = source
+    if state is None:
+        _core.step(target, cond, uncond, table, index, s, keys, None, 0, None, None, None)
+    else:
+        _core.step(
+            target, cond, uncond, table, index, s, keys, state.history, state.ring, state.anchor, state.input, state.x0
+        )
+        if flags & PUSH:
+            state.ring = (state.ring + 2) % 3
+    return x if out is None else out
+
+
+def cfg_combine(
+    cond: Any, uncond: Any, scale: float | Sequence[float], *, rescale: float = 0.0, out: Any = None
+) -> Any:
+    """Classifier-free guidance by itself: u + s (c - u), [n, ...] float32.
+
+    Args:
+        scale: s, one number or one per sample.
+        rescale: phi of Lin et al. 2305.08891 section 3.4, 0 to 1: mixes in the result with the standard deviation of `cond`.
+        out: receives the result; may be `cond` or `uncond`. None: a new array in the framework of `cond`.
+    """
+    c = float32(cond, "cond")
+    if c.ndim < 2:
+        raise ShapeError(f"cond: expected [n, ...], got {list(c.shape)}")
+    u = float32(uncond, "uncond", c.shape)
+    values = [number(v, "scale") for v in np.atleast_1d(np.asarray(scale))]
+    if len(values) not in (1, len(c)):
+        raise ShapeError(f"scale: expected 1 or {len(c)} numbers, got {len(values)}")
+    phi = number(rescale, "rescale")
+    if not 0 <= phi <= 1:
+        raise OptionError(f"rescale: expected 0 to 1, got {rescale!r}")
+    scales = np.broadcast_to(np.array(values, np.float32), len(c)).copy()
+    target = np.empty_like(c) if out is None else float32(out, "out", c.shape, writable=True)
+    _core.cfg_combine(c, u, scales, phi, target)
+    return like(target, cond) if out is None else out
