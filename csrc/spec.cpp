@@ -148,6 +148,15 @@ void parse_defaults(const Field& root, const Sections& sections, ModelSpec* spec
   to.steps = 0;
   const Field defaults = root["defaults"];
   if (defaults.is_present()) {
+    if (!sections.exist) {  // the caller's own arguments: a misspelt one must not be ignored
+      const auto keys = {"sampler", "steps", "scale", "eta", "clip", "grid", "variance"};
+      for (const auto& item : defaults.object().items()) {
+        if (std::none_of(keys.begin(), keys.end(), [&](const char* key) { return item.key() == key; })) {
+          defaults[item.key()].refuse("options among sampler, steps, scale, eta, clip, grid, variance",
+                                      "\"" + item.key() + "\"");
+        }
+      }
+    }
     const auto read = [&](const char* key, std::string* text) {
       if (defaults[key].is_present()) *text = defaults[key].text();
     };
