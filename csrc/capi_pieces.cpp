@@ -1,0 +1,170 @@
+// C API: the pieces, for a loop of the host's own.
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "capi_edge.h"
+#include "request.h"
+#include "schedule.h"
+#include "solver.h"
+#include "step.h"
+
+using ddpm_rt::Code;
+using ddpm_rt::Error;
+using ddpm_rt::expect_given;
+using ddpm_rt::guarded;
+using ddpm_rt::StepRow;
+
+namespace {
+
+StepRow read_row(const void* bytes, const char* field) {
+  StepRow row;
+  std::memcpy(&row, bytes, sizeof row);  // callers' bytes need not be aligned
+  const uint32_t unknown = row.flags & ~ddpm_rt::kCpuFlags;
+  if (unknown != 0) {
+    throw Error(Code::kOption, std::string(field) + ".flags: expected flags that have an executor here (mask " +
+                                   std::to_string(ddpm_rt::kCpuFlags) + "), got " + std::to_string(row.flags));
+  }
+  return row;
+}
+
+struct Reads {
+  bool history, anchor, noise;
+};
+
+Reads reads_of(const StepRow& row) {
+  Reads r{(row.flags & ddpm_rt::kPush) != 0, (row.flags & ddpm_rt::kKeep) != 0, row.wx[ddpm_rt::kZ] != 0};
+  for (int k = ddpm_rt::kH1; k <= ddpm_rt::kH3; ++k) {
+    r.history = r.history || row.wx[k] != 0 || ((row.flags & ddpm_rt::kKeep) && row.wy[k] != 0);
+  }
+  r.anchor = r.anchor || row.wx[ddpm_rt::kY] != 0;
+  return r;
+}
+
+void expect_count(size_t count, size_t elements) {
+  const size_t most = std::numeric_limits<size_t>::max() / sizeof(float) / 3;
+  if (elements == 0 || (count != 0 && elements > most / count)) {
+    throw Error(Code::kShape, "elements: expected 1 or more that fit memory, got " + std::to_string(count) + " x " +
+                                  std::to_string(elements));
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+void ddpm_rt_noise(uint64_t seed, uint32_t index, uint32_t stream, size_t first, size_t count, float* out) {
+  if (out != nullptr && count > 0) ddpm_rt::fill_normals(seed, index, stream, first, count, out);
+}
+
+ddpm_rt_status ddpm_rt_rows(const double* alpha_bar, size_t T, const char* prediction,
+                            const ddpm_rt_sample_options* options, ddpm_rt_string** rows, size_t* count, double* init_sigma) {
+  return guarded([&] {
+    expect_given(rows, "rows");
+    *rows = nullptr;
+    expect_given(alpha_bar, "alpha_bar");
+    const auto read = ddpm_rt::read_struct(options, "sample_options", &ddpm_rt_sample_options_init);
+    const ddpm_rt::Schedule schedule = ddpm_rt::schedule_from_alpha_bar(std::vector<double>(alpha_bar, alpha_bar + T));
+    ddpm_rt::Prediction network;
+    if (prediction != nullptr) network.type = prediction;
+    ddpm_rt::SolverOptions o;
+    if (read.sampler != nullptr) o.sampler = read.sampler;
+    if (read.clip != nullptr) o.clip = read.clip;
+    if (read.variance != nullptr) o.variance = read.variance;
+    if (read.grid != nullptr) o.grid = read.grid;
+    o.eta = std::isnan(read.eta) ? 0 : read.eta;
+    if (read.steps < 0) throw Error(Code::kOption, "steps: expected 1 or more, got " + std::to_string(read.steps));
+    o.steps = read.steps;
+    for (const ddpm_rt::SamplerInfo& s : ddpm_rt::samplers()) {
+      const int usual = s.default_steps > 0 && s.default_steps < schedule.T() ? s.default_steps : schedule.T();
+      if (read.steps == 0 && s.name == o.sampler) o.steps = usual;
+    }
+    const ddpm_rt::Table table = ddpm_rt::compile_table(schedule, network, o);
+    *rows = new ddpm_rt_string{
+        std::string(reinterpret_cast<const char*>(table.rows.data()), table.rows.size() * sizeof(StepRow))};
+    if (count != nullptr) *count = table.rows.size();
+    if (init_sigma != nullptr) *init_sigma = table.init_sigma;
+    return DDPM_RT_OK;
+  });
+}
+
+ddpm_rt_status ddpm_rt_step(float* x, const float* eps, const float* eps_uncond, const void* row, const void* next_row,
+                            double scale, const uint64_t* seeds, float* history, uint32_t ring, float* anchor, float* in,
+                            float* x0, size_t count, size_t elements) {
+  return guarded([&] {
+    if (count == 0) return DDPM_RT_OK;
+    expect_count(count, elements);
+    expect_given(x, "x");
+    expect_given(row, "row");
+    const StepRow own = read_row(row, "row");
+    const StepRow next = next_row != nullptr ? read_row(next_row, "next_row") : StepRow{};
+    const bool is_last = (own.flags & ddpm_rt::kLast) != 0;
+    if (in != nullptr && next_row == nullptr && !is_last) {
+      throw Error(Code::kOption, "next_row: expected the row after this one to write its input, got null");
+    }
+    const float s = static_cast<float>(scale);
+    if (!std::isfinite(s)) throw Error(Code::kOption, "scale: expected a finite number, got " + std::to_string(scale));
+    if (ring > 2) throw Error(Code::kOption, "ring: expected 0, 1 or 2, got " + std::to_string(ring));
+    const Reads reads = reads_of(own);
+    if (reads.history) expect_given(history, "history");
+    if (reads.anchor) expect_given(anchor, "anchor");
+    if (reads.noise) expect_given(seeds, "seeds");
+    if (!(own.flags & ddpm_rt::kNoEval)) expect_given(eps, "eps");
+    // The engine runs one network only where s_row is exactly 1 or 0; so does this, for the same bits.
+    ddpm_rt::Evaluated need = ddpm_rt::evaluated(own, s, true);
+    if (eps_uncond == nullptr) need.uncond = false, need.cond = !(own.flags & ddpm_rt::kNoEval);
+    std::vector<ddpm_rt::StepSlot> slots(count);
+    for (size_t i = 0; i < count; ++i) {
+      const size_t at = i * elements;
+      ddpm_rt::StepSlot& slot = slots[i] = ddpm_rt::StepSlot{};
+      slot.row = &own;
+      slot.next = is_last || next_row == nullptr ? nullptr : &next;
+      slot.seed = seeds != nullptr ? seeds[i] : 0;
+      slot.scale = s;
+      slot.x = x + at;
+      slot.cond = need.cond ? eps + at : nullptr;
+      slot.uncond = need.uncond ? eps_uncond + at : nullptr;
+      for (size_t k = 0; history != nullptr && k < 3; ++k) slot.history[k] = history + k * count * elements + at;
+      slot.ring = ring;
+      slot.anchor = anchor != nullptr ? anchor + at : nullptr;
+      slot.in[0] = in != nullptr && slot.next != nullptr ? in + at : nullptr;
+      slot.x0_out = x0 != nullptr ? x0 + at : nullptr;
+    }
+    std::vector<uint8_t> bad(count);
+    ddpm_rt::step_cpu(slots.data(), count, elements, bad.data());
+    return DDPM_RT_OK;
+  });
+}
+
+ddpm_rt_status ddpm_rt_cfg_combine(const float* cond, const float* uncond, const float* scale, double rescale, size_t count,
+                                   size_t elements, float* out) {
+  return guarded([&] {
+    if (count == 0) return DDPM_RT_OK;
+    expect_count(count, elements);
+    expect_given(cond, "cond");
+    expect_given(uncond, "uncond");
+    expect_given(scale, "scale");
+    expect_given(out, "out");
+    if (!(rescale >= 0 && rescale <= 1)) {
+      throw Error(Code::kOption, "rescale: expected a number in [0, 1], got " + std::to_string(rescale));
+    }
+    ddpm_rt::cfg_combine_cpu(cond, uncond, scale, static_cast<float>(rescale), count, elements, out);
+    return DDPM_RT_OK;
+  });
+}
+
+ddpm_rt_status ddpm_rt_alpha_bar(const char* schedule, size_t T, double* alpha_bar) {
+  return guarded([&] {
+    expect_given(schedule, "schedule");
+    expect_given(alpha_bar, "alpha_bar");
+    constexpr size_t kMostTimesteps = 1 << 16;
+    if (T < 1 || T > kMostTimesteps) {
+      throw Error(Code::kOption, "T: expected 1 to " + std::to_string(kMostTimesteps) + ", got " + std::to_string(T));
+    }
+    const ddpm_rt::Schedule made = ddpm_rt::make_schedule(schedule, static_cast<int>(T));
+    std::memcpy(alpha_bar, made.alpha_bar.data(), T * sizeof(double));
+    return DDPM_RT_OK;
+  });
+}
+
+}  // extern "C"

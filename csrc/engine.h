@@ -1,0 +1,59 @@
+// What the APIs hold: a model, its lane, and the checks on everything a host passes in.
+#ifndef DDPM_RT_ENGINE_H_
+#define DDPM_RT_ENGINE_H_
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "ddpm_rt/ddpm_rt.h"
+#include "denoiser.h"
+#include "lane.h"
+#include "request.h"
+#include "spec.h"
+
+namespace ddpm_rt {
+
+class Engine {
+ public:
+  static std::unique_ptr<Engine> open(const std::string& plan_path, const ddpm_rt_engine_options& options);
+  static std::unique_ptr<Engine> from_callable(const std::string& manifest, const std::vector<double>& alpha_bar,
+                                               DenoiseFn fn, const ddpm_rt_engine_options& options);
+  ~Engine();  // cancels what runs, joins
+
+  // Checks and copies all of `options`; throws Error. Any thread of the process that opened the engine, but its own.
+  std::shared_ptr<Request> submit(const ddpm_rt_sample_options& options, void* out, size_t out_bytes);
+  std::string info() const;
+  bool in_child() const { return pid_ != process_id(); }
+  bool is_lane_thread() const { return lane_->is_lane_thread(); }
+
+ private:
+  Engine(ModelSpec spec, std::shared_ptr<const Plan> plan, const ddpm_rt_engine_options& options);
+  void start(std::vector<Candidate> candidates, const std::string& digest);
+  void start_onnx(const ddpm_rt_engine_options& options, const BackendOptions& backend);
+  void expect_parent() const;
+  std::shared_ptr<const Table> table_for(const ddpm_rt_sample_options& options);
+  void set_images(const ddpm_rt_sample_options& options, RequestSpec* request) const;
+  void set_labels(const ddpm_rt_sample_options& options, RequestSpec* request) const;
+  void set_start(const ddpm_rt_sample_options& options, RequestSpec* request) const;
+  void set_output(const ddpm_rt_sample_options& options, void* out, size_t out_bytes, RequestSpec* request) const;
+  std::string fingerprint(const std::string& report) const;
+
+  const ModelSpec spec_;
+  const std::shared_ptr<const Plan> plan_;
+  const int pid_;
+  int threads_, max_batch_;
+  bool batch_invariant_;
+  std::string cache_dir_, digest_;
+  LogFn log_;
+  std::string skipped_;  // why "auto" passed over a backend
+  std::unique_ptr<Lane> lane_;
+
+  std::mutex tables_mutex_;
+  std::map<std::string, std::shared_ptr<const Table>> tables_;
+};
+
+}  // namespace ddpm_rt
+
+#endif  // DDPM_RT_ENGINE_H_

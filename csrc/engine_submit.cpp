@@ -1,0 +1,211 @@
+// Engine::submit: the only place where a request's options are checked.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <utility>
+
+#include "engine.h"
+#include "step.h"
+
+namespace ddpm_rt {
+namespace {
+
+constexpr int64_t kMostImages = std::numeric_limits<int32_t>::max();
+constexpr size_t kMostTables = 64;
+
+[[noreturn]] void refuse(Code code, const std::string& message) { throw Error(code, message); }
+
+std::string number(double v) {
+  char text[40];
+  std::snprintf(text, sizeof text, "%.9g", v);
+  return text;
+}
+
+std::string chosen(const char* value, const std::string& plans) { return value != nullptr ? value : plans; }
+
+// a * b, or the largest number: such a length never matches.
+size_t product(size_t a, size_t b) {
+  return b != 0 && a > std::numeric_limits<size_t>::max() / b ? std::numeric_limits<size_t>::max() : a * b;
+}
+
+void expect_length(const char* field, size_t expected, size_t got, const std::string& what) {
+  if (expected == got) return;
+  refuse(Code::kShape, std::string(field) + ": expected " + std::to_string(expected) + " " + what + ", got " +
+                           std::to_string(got));
+}
+
+uint64_t fresh_seed() {
+  std::random_device device;
+  return static_cast<uint64_t>(device()) << 32 | device();
+}
+
+}  // namespace
+
+std::shared_ptr<const Table> Engine::table_for(const ddpm_rt_sample_options& options) {
+  SolverOptions o = spec_.defaults;
+  o.sampler = chosen(options.sampler, o.sampler);
+  const SamplerInfo* sampler = nullptr;
+  std::string known;
+  for (const SamplerInfo& info : samplers()) {
+    known += (known.empty() ? "" : ", ") + info.name;
+    if (info.name == o.sampler) sampler = &info;
+  }
+  if (sampler == nullptr) refuse(Code::kOption, "sampler: expected one of " + known + ", got \"" + o.sampler + "\"");
+  const bool is_plans_own = o.sampler == spec_.defaults.sampler;
+  if (options.steps < 0) refuse(Code::kOption, "steps: expected 1 or more, got " + std::to_string(options.steps));
+  const int own_default = sampler->default_steps > 0 ? sampler->default_steps : spec_.schedule.T();
+  if (options.steps > 0) o.steps = options.steps;
+  if (options.steps == 0 && (!is_plans_own || o.steps == 0)) o.steps = std::min(own_default, spec_.schedule.T());
+  if (std::isinf(options.eta)) refuse(Code::kOption, "eta: expected a number in [0, 1], got " + number(options.eta));
+  o.eta = std::isnan(options.eta) ? 0 : options.eta;
+  o.clip = chosen(options.clip, o.clip);
+  o.variance = chosen(options.variance, is_plans_own ? o.variance : "fixed_small");
+  o.grid = chosen(options.grid, o.grid);
+
+  char eta_bits[40];
+  std::snprintf(eta_bits, sizeof eta_bits, "%a", o.eta);
+  const std::string key = o.sampler + "|" + std::to_string(o.steps) + "|" + o.clip + "|" + o.variance +
+                          "|" + o.grid + "|" + eta_bits;
+  {
+    std::lock_guard<std::mutex> lock(tables_mutex_);
+    const auto found = tables_.find(key);
+    if (found != tables_.end()) return found->second;
+  }
+  auto table = std::make_shared<const Table>(compile_table(spec_.schedule, spec_.prediction, o));
+  validate_table(table->rows, kCpuFlags);
+  std::lock_guard<std::mutex> lock(tables_mutex_);
+  if (tables_.size() >= kMostTables) tables_.clear();
+  tables_[key] = table;
+  return table;
+}
+
+void Engine::set_images(const ddpm_rt_sample_options& options, RequestSpec* request) const {
+  if (options.n < 1 || options.n > kMostImages) {
+    refuse(Code::kOption, "n: expected 1 to " + std::to_string(kMostImages) + ", got " + std::to_string(options.n));
+  }
+  request->n = options.n;
+  request->elements = spec_.elements();
+  if (options.has_seed < 0 || options.has_seed > 1) {
+    refuse(Code::kOption, "has_seed: expected 0 or 1, got " + std::to_string(options.has_seed));
+  }
+  if (options.seeds != nullptr && options.has_seed != 0) {
+    refuse(Code::kOption, "seed: expected either seed or seeds, got both");
+  }
+  if (options.seeds != nullptr) expect_length("seeds", static_cast<size_t>(options.n), options.seed_count, "(one per image)");
+  if (options.keep_nonfinite < 0 || options.keep_nonfinite > 1) {
+    refuse(Code::kOption, "keep_nonfinite: expected 0 or 1, got " + std::to_string(options.keep_nonfinite));
+  }
+  request->keep_nonfinite = options.keep_nonfinite != 0;
+}
+
+void Engine::set_output(const ddpm_rt_sample_options& options, void* out, size_t out_bytes, RequestSpec* request) const {
+  if (options.output != DDPM_RT_UINT8_NHWC && options.output != DDPM_RT_FLOAT_NCHW) {
+    refuse(Code::kOption, "output: expected 0 (uint8) or 1 (float), got " + std::to_string(options.output));
+  }
+  request->as_uint8 = options.output == DDPM_RT_UINT8_NHWC;
+  if (request->as_uint8 && (spec_.role != "image" || spec_.shape.size() != 3)) {
+    refuse(Code::kOption, "output: expected float for samples of role " + spec_.role + " and rank " +
+                              std::to_string(spec_.shape.size()) + ", got uint8, which needs an image [C, H, W]");
+  }
+  if (out == nullptr) refuse(Code::kShape, "out: expected an array, got null");
+  const size_t each = product(request->elements, request->as_uint8 ? 1 : sizeof(float));
+  expect_length("out", product(static_cast<size_t>(options.n), each), out_bytes, "bytes");
+  request->out = out;
+  request->truncate = spec_.truncate_uint8;
+  request->data_lo = spec_.data_lo;
+  request->data_hi = spec_.data_hi;
+  if (request->as_uint8) {
+    request->channels = static_cast<size_t>(spec_.shape[0]);
+    request->pixels = request->elements / request->channels;
+  }
+}
+
+void Engine::set_labels(const ddpm_rt_sample_options& options, RequestSpec* request) const {
+  const size_t n = static_cast<size_t>(request->n);
+  const int64_t null = spec_.num_classes;
+  request->null_label = null;
+  if (options.labels == nullptr) {
+    request->labels.assign(n, null);
+    for (size_t i = 0; null > 0 && i < n; ++i) {  // floor(word * classes / 2^32)
+      uint32_t words[4];
+      philox_words(request->seeds[i], 0, 0, kStreamLabel, words);
+      request->labels[i] = static_cast<int64_t>((static_cast<uint64_t>(words[0]) * static_cast<uint64_t>(null)) >> 32);
+    }
+    return;
+  }
+  if (options.label_count != 1 && options.label_count != n) {
+    refuse(Code::kShape, "labels: expected 1 or " + std::to_string(n) + " entries, got " + std::to_string(options.label_count));
+  }
+  request->labels.resize(n);
+  for (size_t i = 0; i < n; ++i) {
+    const int64_t label = options.labels[options.label_count == 1 ? 0 : i];
+    if (label < -1 || label >= null) {
+      refuse(Code::kOption, "labels: expected " +
+                                (null > 0 ? "-1 (unconditional) or 0 to " + std::to_string(null - 1)
+                                          : std::string("-1: this plan has no classes")) +
+                                ", got " + std::to_string(label) + " at index " + std::to_string(i));
+    }
+    request->labels[i] = label == -1 ? null : label;
+  }
+}
+
+void Engine::set_start(const ddpm_rt_sample_options& options, RequestSpec* request) const {
+  if (options.latents != nullptr && options.x_init != nullptr) {
+    refuse(Code::kOption, "x_init: expected either latents or x_init, got both");
+  }
+  request->start_is_state = options.x_init != nullptr;
+  const float* from = request->start_is_state ? options.x_init : options.latents;
+  if (from == nullptr) return;
+  const char* field = request->start_is_state ? "x_init" : "latents";
+  const size_t expected = product(static_cast<size_t>(request->n), request->elements);
+  expect_length(field, expected, request->start_is_state ? options.x_init_elements : options.latent_elements,
+                "numbers (n samples)");
+  request->start.assign(from, from + expected);
+}
+
+std::shared_ptr<Request> Engine::submit(const ddpm_rt_sample_options& options, void* out, size_t out_bytes) {
+  expect_parent();
+  if (lane_->is_lane_thread()) {
+    refuse(Code::kOption, "engine: expected a call from another thread, got one from inside its own denoiser or callback");
+  }
+  RequestSpec request;
+  set_images(options, &request);
+  set_output(options, out, out_bytes, &request);
+  const double scale = std::isnan(options.scale) ? (spec_.num_classes > 0 ? spec_.default_scale : 1.0) : options.scale;
+  if (!(std::fabs(scale) <= std::numeric_limits<float>::max())) {
+    refuse(Code::kOption, "scale: expected a finite number, got " + number(scale));
+  }
+  if (spec_.num_classes == 0 && scale != 1) {
+    refuse(Code::kOption, "scale: expected 1, got " + number(scale) + ": this plan has no condition to guide");
+  }
+  request.scale = static_cast<float>(scale);
+  request.table = table_for(options);
+
+  const size_t n = static_cast<size_t>(options.n);
+  if (options.seeds != nullptr) {
+    request.seeds.assign(options.seeds, options.seeds + n);
+  } else {
+    const uint64_t base = options.has_seed != 0 ? options.seed : fresh_seed();
+    request.seeds.resize(n);
+    for (size_t i = 0; i < n; ++i) request.seeds[i] = base + i;
+  }
+  set_labels(options, &request);
+  set_start(options, &request);
+  request.callback = options.callback;
+  request.callback_user = options.callback_user;
+
+  bool any_label = false;
+  for (int64_t label : request.labels) any_label = any_label || label != spec_.num_classes;
+  for (const StepRow& row : request.table->rows) {
+    const Evaluated e = evaluated(row, request.scale, any_label);
+    request.nfe += int{e.cond} + int{e.uncond};
+  }
+  auto submitted = std::make_shared<Request>(std::move(request));
+  lane_->submit(submitted);
+  return submitted;
+}
+
+}  // namespace ddpm_rt

@@ -1,0 +1,110 @@
+// One thread, one network, the resident rows of all requests: the loop itself.
+//
+// A tick: drop what was cancelled, admit, run the packed evaluations, one step over all slots that also writes the next
+// packed inputs, call back, deliver what is finished. Requests share ticks; each row has its own table, step, scale,
+// label and seed.
+#ifndef DDPM_RT_LANE_H_
+#define DDPM_RT_LANE_H_
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "request.h"
+#include "runner.h"
+#include "step.h"
+
+namespace ddpm_rt {
+
+class Lane {
+ public:
+  struct Stats {
+    int64_t ticks = 0, evaluations = 0, images = 0;
+    double tick_seconds = 0, run_seconds = 0, embed_seconds = 0;
+  };
+
+  Lane(const ModelSpec& spec, const Plan* plan, std::vector<Candidate> candidates, RunnerOptions options);
+  ~Lane();  // cancels what runs and joins
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+
+  void submit(std::shared_ptr<Request> request);  // any thread; never waits for the network
+  bool is_lane_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
+  const Limits& limits() const { return limits_; }
+  std::string report() const { return runner_.report(); }
+  Stats stats() const;
+
+ private:
+  static constexpr int kNone = -1;
+  struct Slot {
+    std::shared_ptr<Request> request;
+    int64_t image = 0;
+    const StepRow* row = nullptr;
+    const StepRow* end = nullptr;
+    uint64_t seed = 0;
+    int64_t label = 0;
+    float scale = 1;
+    uint32_t ring = 0;
+    bool bad = false;
+    int cond = kNone, uncond = kNone;  // places in the packed list
+    float* x = nullptr;
+    float* history[3] = {};
+    float* anchor = nullptr;
+  };
+
+  struct Watched {              // a request with a callback, and its rows of the previews
+    Request* request;
+    size_t first, end;
+  };
+
+  void main();
+  bool take_arrivals();  // waits while there is nothing to do; false: stop
+  void tick();
+  void drop_finished();
+  void admit();
+  void begin(int slot, std::shared_ptr<Request> request);
+  void place(Slot* slot);       // gives the slot's next evaluations the next places of the list
+  void finish_packing();        // t, label, embedding, owner of every place; zero padding behind
+  void fail(const std::vector<Runner::Failure>& failures);
+  void fail_all(Code code, const std::string& message);
+  void step();
+  void watch();
+  void call_back();
+  void deliver();
+  double expected_ticks() const;
+
+  const ModelSpec& spec_;
+  const RunnerOptions options_;
+  Runner runner_;
+  const Limits limits_;
+  const size_t N_;
+
+  std::vector<Slot> slots_;
+  std::vector<int> free_, resident_;  // resident: in packed order
+  std::vector<std::shared_ptr<Request>> waiting_;  // with images not yet admitted
+  size_t turn_ = 0;                   // whose image is admitted next
+  int m_ = 0, high_water_ = 0;        // places used by the next run; places that hold more than zeros
+  bool is_changed_ = false;           // membership, since the runner was asked last
+  int ticks_at_this_membership_ = 0;
+  std::vector<float> states_, histories_, anchors_, previews_;
+  std::vector<StepSlot> steps_;
+  std::vector<uint8_t> bad_;
+  std::vector<const void*> owners_;
+  std::vector<Runner::Failure> failures_;
+  std::vector<Watched> watched_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::vector<std::shared_ptr<Request>> arrivals_;
+  bool stopping_ = false;
+  Stats stats_;
+  std::thread thread_;
+};
+
+}  // namespace ddpm_rt
+
+#endif  // DDPM_RT_LANE_H_

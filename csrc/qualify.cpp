@@ -1,0 +1,132 @@
+#include "qualify.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "error.h"
+#include "step.h"
+
+namespace ddpm_rt {
+namespace {
+
+constexpr uint64_t kProbeSeed = 0x9e3779b97f4a7c15u;
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+void run_phase(Denoiser& denoiser, Variant v, int rows) {
+  std::vector<Call> calls;
+  for (int first = 0; first < rows; first += v.bucket) {
+    calls.push_back({v.bucket, v.streams, first, std::min(v.bucket, rows - first)});
+  }
+  denoiser.run(calls.data(), calls.size());
+}
+
+void set_row(Denoiser& denoiser, const Evaluations& e, const Limits& limits, size_t row, float t, int64_t label) {
+  e.t[row] = t;
+  e.label[row] = label;
+  if (limits.rows_width > 0) denoiser.embed(&t, &label, 1, e.rows + row * limits.rows_width);
+}
+
+}  // namespace
+
+SavedInputs::SavedInputs(const Evaluations& e, const Limits& limits, size_t rows)
+    : to_(e),
+      x_(limits.in_elements),
+      width_(limits.rows_width),
+      rows_(rows),
+      x_copy_(e.x, e.x + rows * limits.in_elements),
+      t_copy_(e.t, e.t + rows),
+      label_copy_(e.label, e.label + rows) {
+  if (width_ > 0) rows_copy_.assign(e.rows, e.rows + rows * width_);
+}
+
+SavedInputs::~SavedInputs() {
+  std::memcpy(to_.x, x_copy_.data(), rows_ * x_ * sizeof(float));
+  std::memcpy(to_.t, t_copy_.data(), rows_ * sizeof(float));
+  std::memcpy(to_.label, label_copy_.data(), rows_ * sizeof(int64_t));
+  if (width_ > 0) std::memcpy(to_.rows, rows_copy_.data(), rows_ * width_ * sizeof(float));
+}
+
+Probe run_probe(Denoiser& denoiser, const Evaluations& e, const ModelSpec& spec, Variant v) {
+  const Limits& limits = denoiser.limits();
+  const size_t N = limits.in_elements, M = limits.out_elements;
+  const int rows = v.capacity();
+  const SavedInputs saved(e, limits, static_cast<size_t>(rows));
+  const auto is_fixed = [&v](int row) { return row % v.bucket == 0 || row % v.bucket == v.bucket - 1; };
+  const int T = spec.schedule.T();
+  for (int row = 0; row < rows; ++row) {
+    const bool fixed = is_fixed(row);
+    const size_t r = static_cast<size_t>(row);
+    fill_normals(kProbeSeed + (fixed ? 0 : r), 0, kStreamInit, 0, N, e.x + r * N);
+    const int index = fixed ? T / 2 : (row * 37) % T;
+    const int64_t label = fixed || spec.num_classes == 0 ? 0 : row % (spec.num_classes + 1);
+    set_row(denoiser, e, limits, r, static_cast<float>(index * spec.prediction.time_scale), label);
+  }
+  Probe probe;
+  const double start = now();
+  run_phase(denoiser, v, rows);
+  probe.seconds = now() - start;
+  probe.out.assign(e.out, e.out + M);
+  for (int row = 1; row < rows; ++row) {
+    const bool equal = std::memcmp(e.out, e.out + static_cast<size_t>(row) * M, M * sizeof(float)) == 0;
+    if (is_fixed(row) && !equal) probe.slots_equal = false;
+  }
+  return probe;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+SelfTestCase read_self_test(const ModelSpec& spec, const Plan& plan, const Limits& limits, const std::string& precision) {
+  SelfTestCase test;
+  test.in = limits.in_elements;
+  test.out = limits.out_elements;
+  const auto tolerance = spec.self_test.tolerance.find(precision);
+  if (tolerance != spec.self_test.tolerance.end()) test.tolerance = tolerance->second;
+  if (spec.self_test.section.empty() || spec.self_test.count <= 0) return test;
+  const std::vector<uint8_t> bytes = plan.read(spec.self_test.section);
+  const size_t row = (test.in + 2 + test.out) * sizeof(float);
+  const size_t count = static_cast<size_t>(spec.self_test.count);
+  if (bytes.size() % row != 0 || bytes.size() / row != count) {
+    throw Error(Code::kPlan, "section " + spec.self_test.section + ": expected " + std::to_string(count) + " cases of " +
+                                 std::to_string(row) + " bytes, got " + std::to_string(bytes.size()) + " bytes");
+  }
+  test.count = count;
+  test.data.resize(bytes.size() / sizeof(float));
+  std::memcpy(test.data.data(), bytes.data(), bytes.size());
+  return test;
+}
+
+double run_self_test(Denoiser& denoiser, const Evaluations& e, const SelfTestCase& test, Variant v) {
+  const Limits& limits = denoiser.limits();
+  const size_t stride = test.in + 2 + test.out;
+  const size_t width = std::min(static_cast<size_t>(v.bucket), e.capacity);
+  const SavedInputs saved(e, limits, width);
+  double difference = 0, greatest = 0;
+  for (size_t done = 0; done < test.count; done += width) {
+    const size_t rows = std::min(width, test.count - done);
+    for (size_t r = 0; r < rows; ++r) {
+      const float* from = test.data.data() + (done + r) * stride;
+      std::memcpy(e.x + r * test.in, from, test.in * sizeof(float));
+      set_row(denoiser, e, limits, r, from[test.in], static_cast<int64_t>(from[test.in + 1]));
+    }
+    const Call call{v.bucket, v.streams, 0, static_cast<int>(rows)};
+    denoiser.run(&call, 1);
+    for (size_t r = 0; r < rows; ++r) {
+      const float* expected = test.data.data() + (done + r) * stride + test.in + 2;
+      for (size_t i = 0; i < test.out; ++i) {
+        const double d = std::fabs(static_cast<double>(e.out[r * test.out + i]) - expected[i]);
+        if (!(d <= std::numeric_limits<double>::max())) return std::numeric_limits<double>::infinity();
+        difference = std::max(difference, d);
+        greatest = std::max(greatest, std::fabs(static_cast<double>(expected[i])));
+      }
+    }
+  }
+  return greatest > 0 ? difference / greatest : difference;
+}
+
+}  // namespace ddpm_rt

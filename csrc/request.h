@@ -1,0 +1,113 @@
+// One call of sample(): a validated copy of its options, and what has come of it.
+#ifndef DDPM_RT_REQUEST_H_
+#define DDPM_RT_REQUEST_H_
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ddpm_rt/ddpm_rt.h"
+#include "error.h"
+#include "solver.h"
+
+namespace ddpm_rt {
+
+// Which network rows a row needs. s_row is computed as the step does, in float32: exactly 1 or 0 needs one only.
+struct Evaluated {
+  bool cond, uncond;
+};
+inline Evaluated evaluated(const StepRow& row, float scale, bool is_conditional) {
+  if (row.flags & kNoEval) return {false, false};
+  if (!is_conditional) return {false, true};
+  const float s = 1.0f + (scale - 1.0f) * row.gs;
+  return {s != 0.0f, s != 1.0f};
+}
+
+// Written by the engine before it reaches the lane, constant afterwards.
+struct RequestSpec {
+  int64_t n = 0;
+  size_t elements = 0;
+  std::shared_ptr<const Table> table;
+  float scale = 1;
+  int64_t null_label = 0;
+  std::vector<int64_t> labels;   // [n], null_label is unconditional
+  std::vector<uint64_t> seeds;   // [n]
+  std::vector<float> start;      // [n, elements] or empty: latents, or the first state
+  bool start_is_state = false;
+  bool as_uint8 = false, truncate = false;
+  size_t channels = 0, pixels = 0;
+  double data_lo = -1, data_hi = 1;
+  bool keep_nonfinite = false;
+  ddpm_rt_step_fn callback = nullptr;
+  void* callback_user = nullptr;
+  void* out = nullptr;
+  int nfe = 0;
+};
+
+// Shared by the host's threads and the lane's. A cancelled request is finished at once: from then on the lane neither
+// writes `out` nor calls back, whatever it is in the middle of.
+class Request {
+ public:
+  explicit Request(RequestSpec spec);
+  const RequestSpec& spec() const { return spec_; }
+
+  // Host side. wait: Code or 0; false in `finished` when the time ran out. Both throw Error(kDevice) in a forked child.
+  bool wait(double seconds);  // negative: for ever
+  void cancel();
+  // Waits until the lane is outside of this request's callback and output.
+  void let_go();
+  int status() const;         // 0 or a Code, once finished
+  std::string message() const;
+  int64_t rows_done() const { return rows_done_.load(std::memory_order_relaxed); }
+  int64_t rows_total() const { return rows_total_; }
+  const std::vector<int64_t>& result_labels() const { return result_labels_; }  // -1 is unconditional
+  std::vector<int64_t> bad() const;
+  double seconds() const;
+  bool in_child() const;
+
+  // Lane side.
+  void set_lane_thread(std::thread::id id) { lane_thread_ = id; }
+  bool is_finished() const { return finished_.load(std::memory_order_acquire); }
+  void add_rows_done(int64_t rows) { rows_done_.fetch_add(rows, std::memory_order_relaxed); }
+  // Converts and stores one image; finishes the request with its last one.
+  void deliver(int64_t image, const float* x, bool bad);
+  void finish(int status, const std::string& message);
+  // Runs the callback on [images, elements]; a cancelling answer finishes the request.
+  void call_back(const float* x0, size_t images);
+
+  int64_t next_image = 0;        // lane thread only: the first image not yet admitted
+
+ private:
+  void finish_locked(int status, const std::string& message);
+  void expect_other_thread(const char* what) const;
+
+  const RequestSpec spec_;
+  const int64_t rows_total_;
+  const int pid_;
+  const std::chrono::steady_clock::time_point submitted_;
+  std::vector<int64_t> result_labels_;
+  std::thread::id lane_thread_;
+  std::atomic<int64_t> rows_done_{0};
+  std::atomic<bool> finished_{false};
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  bool calling_back_ = false;
+  int64_t delivered_ = 0;
+  std::vector<int64_t> bad_;
+  int status_ = 0;
+  std::string message_;
+  double seconds_ = 0;
+};
+
+int process_id();
+
+}  // namespace ddpm_rt
+
+#endif  // DDPM_RT_REQUEST_H_
