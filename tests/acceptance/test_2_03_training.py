@@ -11,24 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-TINY = [
-    "--channels",
-    "8",
-    "--channel-mult",
-    "1,2",
-    "--res-blocks",
-    "1",
-    "--groups",
-    "4",
-    "--patch",
-    "2",
-    "--batch",
-    "8",
-    "--save-every",
-    "15",
-    "--threads",
-    "1",
-]
+TINY = (
+    "--channels 8 --channel-mult 1,2 --res-blocks 1 --groups 4 --patch 2 --batch 8 --save-every 5 --threads 1".split()
+)  # noqa: SIM905
+ENV = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def command(out: Path, *options: str) -> list[str]:
