@@ -1,6 +1,7 @@
 """Line 3: `ddpm-rt train` on the bundled digits: trains, resumes exactly, leaves a checkpoint that samples."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,9 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-TINY = (
-    "--channels 8 --channel-mult 1,2 --res-blocks 1 --groups 4 --patch 2 --batch 8 --save-every 5 --threads 1".split()
-)  # noqa: SIM905
+TINY = ["--channels", "8", "--channel-mult", "1,2", "--res-blocks", "1", "--groups", "4", "--patch", "2"]
+TINY += ["--batch", "8", "--save-every", "5", "--threads", "1"]
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
 
 

@@ -18,22 +18,8 @@ from safetensors.torch import load_file
 from ddpm_rt.cli import main
 from ddpm_rt.training.checkpoint import load_checkpoint
 
-TINY = [
-    "--channels",
-    "8",
-    "--channel-mult",
-    "1,2",
-    "--res-blocks",
-    "1",
-    "--attention",
-    "1",
-    "--groups",
-    "4",
-    "--patch",
-    "2",
-    "--threads",
-    "1",
-]
+TINY = ["--channels", "8", "--channel-mult", "1,2", "--res-blocks", "1", "--attention", "1", "--groups", "4"]
+TINY += ["--patch", "2", "--threads", "1"]
 RUN = [sys.executable, "-m", "ddpm_rt.training"]
 TORCHRUN = [
     sys.executable,
