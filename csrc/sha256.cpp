@@ -23,32 +23,40 @@ alignas(16) constexpr uint32_t kRound[64] = {
 
 inline uint32_t rotate(uint32_t v, int n) { return (v >> n) | (v << (32 - n)); }
 
+inline void round(uint32_t a, uint32_t b, uint32_t c, uint32_t& d, uint32_t e, uint32_t f, uint32_t g, uint32_t& h,
+                  uint32_t in) {
+  h += (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + (g ^ (e & (f ^ g))) + in;
+  d += h;
+  h += (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) | (c & (a | b)));
+}
+
 void compress_portable(uint32_t state[8], const uint8_t* p, size_t count) {
   for (; count > 0; --count, p += 64) {
-    uint32_t w[64], s[8];
+    uint32_t w[64];
     for (int i = 0; i < 16; ++i) {
       w[i] = static_cast<uint32_t>(p[4 * i]) << 24 | static_cast<uint32_t>(p[4 * i + 1]) << 16 |
              static_cast<uint32_t>(p[4 * i + 2]) << 8 | p[4 * i + 3];
     }
     for (int i = 16; i < 64; ++i) {
-      const uint32_t a = w[i - 15], b = w[i - 2];
-      w[i] = w[i - 16] + (rotate(a, 7) ^ rotate(a, 18) ^ (a >> 3)) + w[i - 7] +
-             (rotate(b, 17) ^ rotate(b, 19) ^ (b >> 10));
+      const uint32_t x = w[i - 15], y = w[i - 2];
+      w[i] = w[i - 16] + (rotate(x, 7) ^ rotate(x, 18) ^ (x >> 3)) + w[i - 7] +
+             (rotate(y, 17) ^ rotate(y, 19) ^ (y >> 10));
     }
-    std::copy(state, state + 8, s);
+    uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+    uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
     // Eight rounds at a time: the roles of the registers rotate instead of their contents.
     for (int i = 0; i < 64; i += 8) {
-      for (int k = 0; k < 8; ++k) {
-        uint32_t& d = s[(11 - k) & 7];
-        uint32_t& h = s[(15 - k) & 7];
-        const uint32_t a = s[(8 - k) & 7], b = s[(9 - k) & 7], c = s[(10 - k) & 7];
-        const uint32_t e = s[(12 - k) & 7], f = s[(13 - k) & 7], g = s[(14 - k) & 7];
-        h += (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + (g ^ (e & (f ^ g))) + kRound[i + k] + w[i + k];
-        d += h;
-        h += (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) | (c & (a | b)));
-      }
+      round(a, b, c, d, e, f, g, h, kRound[i] + w[i]);
+      round(h, a, b, c, d, e, f, g, kRound[i + 1] + w[i + 1]);
+      round(g, h, a, b, c, d, e, f, kRound[i + 2] + w[i + 2]);
+      round(f, g, h, a, b, c, d, e, kRound[i + 3] + w[i + 3]);
+      round(e, f, g, h, a, b, c, d, kRound[i + 4] + w[i + 4]);
+      round(d, e, f, g, h, a, b, c, kRound[i + 5] + w[i + 5]);
+      round(c, d, e, f, g, h, a, b, kRound[i + 6] + w[i + 6]);
+      round(b, c, d, e, f, g, h, a, kRound[i + 7] + w[i + 7]);
     }
-    for (int i = 0; i < 8; ++i) state[i] += s[i];
+    const uint32_t sum[8] = {a, b, c, d, e, f, g, h};
+    for (int i = 0; i < 8; ++i) state[i] += sum[i];
   }
 }
 
