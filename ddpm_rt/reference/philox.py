@@ -16,16 +16,6 @@ import numpy as np
 Array = np.ndarray
 F32 = np.float32
 MASK = np.uint64(0xFFFFFFFF)
-LOG = (
-    -7.634494e-2,
-    1.2761575e-1,
-    -1.3160183e-1,
-    1.4201759e-1,
-    -1.6623357e-1,
-    2.0001227e-1,
-    -2.5000820e-1,
-    3.3333331e-1,
-)
 SIN = (-5.8901221e-1, 2.5497611, -5.1677077)
 COS = (2.3136423e-1, -1.3350506, 4.0587076, -4.9348022)
 
@@ -57,12 +47,16 @@ def _horner(coefficients: Sequence[float], x: Array) -> Array:
 def log_f32(value: Array) -> Array:
     """Natural logarithm of positive normal floats: value = 2^k m, m in [sqrt(1/2), sqrt 2), f = m - 1.  float32"""
     bits = value.view(np.uint32)
-    k = (bits - np.uint32(0x3F3504F3)).view(np.int32) >> np.int32(23)
-    f = (bits - (k.view(np.uint32) << np.uint32(23))).view(F32) - F32(1)
-    kf = k.astype(F32)
-    f2 = f * f
-    tail = f * f2 * _horner(LOG, f) - F32(0.5) * f2 + kf * F32(-2.1219444e-4)
-    return kf * F32(0.693359375) + (f + tail)
+    exponent = (bits - np.uint32(0x3F3504F3)).view(np.int32) >> np.int32(23)
+    f = (bits - (exponent.view(np.uint32) << np.uint32(23))).view(F32) - F32(1)
+    k, f2 = exponent.astype(F32), f * f
+    p01 = F32(3.3333331e-1) - F32(2.5000820e-1) * f  # the order of the operations is part of the definition
+    p23 = F32(2.0001227e-1) - F32(1.6623357e-1) * f
+    p45 = F32(1.4201759e-1) - F32(1.3160183e-1) * f
+    p67 = F32(1.2761575e-1) - F32(7.634494e-2) * f
+    poly = (p01 + p23 * f2) + (p45 + p67 * f2) * (f2 * f2)
+    tail = (f * f2) * poly + (k * F32(-2.1219444e-4) - F32(0.5) * f2)
+    return k * F32(0.693359375) + (f + tail)
 
 
 def sinpi_f32(x: Array) -> Array:

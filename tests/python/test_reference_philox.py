@@ -91,3 +91,18 @@ def test_prefix_shape_and_range():
         philox.noise(2**64, 0, (4,))
     with pytest.raises(ValueError, match="index"):
         philox.noise(0, -1, (4,))
+
+
+def test_the_engine_draws_the_same_bits():
+    import ddpm_rt
+
+    for seed, index, shape, stream in (
+        (0, 0, (1, 28, 28), 0),
+        (2**64 - 1, 999, (3, 7, 5), 1),
+        (2**40 + 3, 2**31, (13,), 2),
+        (99, 5, (200_001,), 1),
+    ):
+        mine = philox.noise(seed, index, shape, stream)
+        assert np.array_equal(
+            mine.view(np.uint32), np.asarray(ddpm_rt.noise(seed, index, shape, stream)).view(np.uint32)
+        )
