@@ -203,10 +203,10 @@ void test_probe() {
   bucket_matters.first().depends_on_bucket = true;
   bucket_matters.first().seconds_per_row = 1e-4;
   bucket_matters.start();
-  const std::vector<float> nine = bucket_matters.sample(std::vector<int64_t>(9, 1), 0, 100, 1);
+  const std::vector<float> nine = bucket_matters.sample(std::vector<int64_t>(9, 1), 0, 800, 1);
   CHECK(bucket_matters.first().prepared.count({16, 1}) == 1 && bucket_matters.first().prepared.size() > 1);
   CHECK(bucket_matters.lane->report().find("\"invariance_probe\":\"failed\"") != std::string::npos);
-  CHECK(same(bucket_matters.sample({1}, 0, 100, 1).data(), nine.data(), kN));
+  CHECK(same(bucket_matters.sample({1}, 0, 800, 1).data(), nine.data(), kN));
 
   Bench slot_matters;  // then rows run alone
   slot_matters.first().depends_on_slot = true;
@@ -231,9 +231,9 @@ void test_variants_that_pay() {
   bench.start();
   bench.sample(std::vector<int64_t>(9, 1), 0, 20, 1);
   CHECK(bench.first().prepared.size() == 1);  // twenty ticks do not repay two more
-  const std::vector<float> longer = bench.sample(std::vector<int64_t>(9, 1), 0, 200, 1);
+  const std::vector<float> longer = bench.sample(std::vector<int64_t>(9, 1), 0, 1000, 1);
   CHECK(bench.first().prepared.count({8, 1}) == 1 || bench.first().prepared.count({4, 2}) == 1);
-  CHECK(same(bench.sample({1}, 0, 200, 1).data(), longer.data(), kN));
+  CHECK(same(bench.sample({1}, 0, 1000, 1).data(), longer.data(), kN));
   CHECK(bench.first().padding_was_zero);
 }
 
@@ -245,7 +245,7 @@ void test_costs_are_kept() {
     bench.options.digest = "test_costs_are_kept";
     bench.first().seconds_per_row = 1e-4;
     bench.start();
-    bench.sample(std::vector<int64_t>(9, 1), 0, 300, 1);
+    bench.sample(std::vector<int64_t>(9, 1), 0, 1000, 1);
     CHECK(bench.first().prepared.size() > 1);
   }
   Bench again;  // knows the costs: the good plan at once, the wide bucket never
