@@ -1,0 +1,229 @@
+"""Plans from torch modules, and from checkpoints of `ddpm-rt train`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import OptionError, PlanError
+from . import assemble, checks, graph
+from .description import WEIGHTS, Description, describe, one_of
+
+log = logging.getLogger("ddpm_rt.export")
+
+
+class _Denoiser(nn.Module):
+    """module(x, t[, label]) -> eps [B, C, ...]: of a result with a `sample`, or a tuple, the tensor; of 2C channels the
+    first C, the rest being a learned variance."""
+
+    def __init__(self, module: nn.Module, channels: int, integer_time: bool):
+        super().__init__()
+        self.module, self.channels, self.integer_time = module, channels, integer_time
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        t = t.round().long() if self.integer_time else t
+        return _eps(self.module(x, t) if label is None else self.module(x, t, label), self.channels)
+
+
+class _Trunk(nn.Module):
+    def __init__(self, module: nn.Module, channels: int):
+        super().__init__()
+        self.module, self.channels = module, channels
+
+    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        return _eps(self.module.trunk(x, rows), self.channels)
+
+
+class _Rows(nn.Module):
+    def __init__(self, module: nn.Module, integer_time: bool):
+        super().__init__()
+        self.module, self.integer_time = module, integer_time
+
+    def forward(self, t: Tensor, label: Tensor | None = None) -> Tensor:
+        t = t.round().long() if self.integer_time else t
+        return self.module.rows(t) if label is None else self.module.rows(t, label)
+
+
+def _eps(out: Any, channels: int) -> Tensor:
+    out = getattr(out, "sample", out)
+    out = out[0] if isinstance(out, tuple) else out
+    return out[:, :channels] if out.shape[1] == 2 * channels else out
+
+
+def export_plan(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    shape: Sequence[int],
+    schedule: Any = "linear",
+    prediction: str = "eps",
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    weights: str = "fp32",
+    defaults: Mapping[str, Any] | None = None,
+    data_range: Sequence[float] = (-1.0, 1.0),
+    role: str | None = None,
+    time_scale: float = 1.0,
+    integer_time: bool = False,
+    split: bool | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+    card: str | None = None,
+) -> dict[str, Any]:
+    """A plan of any torch module, checked against it. Returns path, bytes, parity and manifest.
+
+    Args:
+        module: module(x, t), or module(x, t, label) with classes, -> eps. x, eps [B, *shape] float32; t [B] float32, the
+            timestep index times time_scale; label [B] int64 in 0..num_classes, which is the null label. Results with an
+            attribute `sample` (diffusers) and tuples are understood; of 2C channels the first C are taken. It is copied to
+            the CPU, in float32 and eval mode; the module itself is left as it is.
+        path: of the plan; written whole or not at all.
+        shape: of one sample, rank 1 to 4; images are [C, H, W].
+        schedule: "linear", "scaled_linear", "cosine", "sigmoid" (T = 1000), betas [T], {"name", "T"}, {"betas"},
+            {"alpha_bar"}, or an object with `alpha_bar` [T].
+        prediction: what the module returns: "eps", "x0" or "v".
+        class_names: one per class; num_classes may then be left out.
+        weights: "fp32", or "fp16" for half the file; computation is in float32 either way.
+        defaults: any of sampler, steps, scale, eta, clip, grid, variance: what `Engine.sample` does unasked.
+        role: "image", "latent" or "vector"; None: image for rank 3, else vector.
+        integer_time: give the module t as int64.
+        split: store rows(t, label) apart, so that it is computed once per table and not once per step: the module needs
+            the methods rows(t[, label]) -> [B, R] and trunk(x, rows) -> eps. None: if it has them.
+
+    Raises:
+        OptionError: an argument. PlanError: the module cannot be exported, couples the images of a batch, differs from its
+            graph, or is beyond 2 GB.
+    """
+    if not isinstance(module, nn.Module):
+        raise OptionError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+    one_of(weights, "weights", WEIGHTS)
+    about = describe(
+        name=Path(path).stem if name is None else name,
+        shape=shape,
+        schedule=schedule,
+        prediction=prediction,
+        num_classes=num_classes,
+        class_names=class_names,
+        defaults=defaults,
+        data_range=data_range,
+        role=role,
+        time_scale=time_scale,
+        licence=licence,
+        card=card,
+        sources={"weights_sha256": _weights_digest(module)},
+    )
+    return _write(module, path, about, weights, integer_time, split)
+
+
+def export_checkpoint(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    weights: str = "fp32",
+    defaults: Mapping[str, Any] | None = None,
+    split: bool | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+    card: str | None = None,
+) -> dict[str, Any]:
+    """A plan of a checkpoint of `ddpm-rt train`: EMA weights, with the run's schedule, classes and configuration.
+
+    source: the run's folder, or one of its .safetensors files. The other arguments and the result are `export_plan`'s.
+    """
+    from ..training import checkpoint
+
+    one_of(weights, "weights", WEIGHTS)
+    source = Path(source)
+    file = source / checkpoint.MODEL if source.is_dir() else source
+    net, cfg = checkpoint.load_checkpoint(file)
+    _, _, step = checkpoint.read(file)
+    log.info("%s: step %d, %d parameters", file, step, sum(p.numel() for p in net.parameters()))
+    if net.cfg.learned_variance:
+        log.warning("the learned variance is left out: this version samples with the fixed ones")
+    about = describe(
+        name=Path(path).stem if name is None else name,
+        shape=(net.cfg.in_channels, *net.cfg.image_size),
+        schedule=cfg.make_schedule(),
+        num_classes=net.cfg.num_classes,
+        class_names=cfg.class_names,
+        defaults=defaults,
+        licence=licence,
+        card=card,
+        sources={"checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
+        extra={"training": {"step": step, "config": dataclasses.asdict(cfg), **_effort(file.parent, step)}},
+    )
+    about = dataclasses.replace(about, schedule_name=str(cfg.schedule.get("name", "given")))
+    return _write(net, path, about, weights, False, split)
+
+
+def _effort(folder: Path, step: int) -> dict[str, float]:
+    """Seconds of training up to that step, where the run's log.csv tells them."""
+    from ..training.report import Log
+
+    seconds = [line["seconds"] for line in Log(folder).rows() if line["step"] <= step]
+    return {"seconds": round(sum(seconds), 1)} if len(seconds) >= step else {}
+
+
+def _weights_digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    about: Description,
+    weights: str,
+    integer_time: bool,
+    split: bool | None,
+) -> dict[str, Any]:
+    splits = hasattr(module, "rows") and hasattr(module, "trunk")
+    if split and not splits:
+        raise OptionError("split: expected a module with the methods rows(t[, label]) and trunk(x, rows), got none")
+    size = sum(p.numel() for p in module.parameters()) * (2 if weights == "fp16" else 4)
+    if size > graph.MAX_BYTES:
+        raise PlanError(f"model: expected at most {graph.MAX_BYTES} bytes of weights (protobuf's limit), got {size}")
+    net = copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
+    whole = _Denoiser(net, about.shape[0], integer_time)
+
+    def original(inputs: checks.Arrays) -> np.ndarray:
+        try:
+            with torch.no_grad():
+                return whole(*(torch.from_numpy(v) for v in inputs.values())).numpy()
+        except Exception as e:  # the module's own code
+            raise PlanError(
+                f"module: expected a module of {', '.join(inputs)} for samples of shape {list(about.shape)}, got "
+                f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:300]}"
+            ) from e
+
+    inputs = checks.cases(about)
+    checks.check_output(original(inputs), about)
+    example = {k: torch.from_numpy(v) for k, v in inputs.items()}
+    conditions = {k: v for k, v in example.items() if k != "x"}
+    models, ports = {}, {}
+    if splits and split is not False:
+        rows_of = _Rows(net, integer_time).eval()
+        with torch.no_grad():
+            rows = rows_of(*conditions.values())
+        models["temb"] = graph.from_torch(rows_of, conditions, "rows")
+        ports["temb"] = ({k: k for k in conditions}, {"rows": "rows"})
+        models["unet"] = graph.from_torch(_Trunk(net, about.shape[0]).eval(), {"x": example["x"], "rows": rows}, "eps")
+        ports["unet"] = ({"x": "x", "rows": "rows"}, {"eps": "eps"})
+    else:
+        models["unet"] = graph.from_torch(whole.eval(), example, "eps")
+        ports["unet"] = ({k: k for k in example}, {"eps": "eps"})
+    return assemble.write(path, about, models, ports, original, weights)
