@@ -9,6 +9,7 @@
 
 #include "denoiser.h"
 #include "denoisers/graph_ports.h"
+#include "denoisers/onnx_check.h"
 #include "denoisers/onnxruntime_api.h"
 #include "dynamic_library.h"
 #include "error.h"
@@ -102,6 +103,7 @@ class Graph {
   Graph(const Runtime& runtime, const std::string& section, const std::vector<uint8_t>& onnx, std::vector<Port> inputs,
         Port output, int threads)
       : runtime_(runtime), api_(runtime.api()), section_(section), ports_(std::move(inputs)) {
+    OnnxCheck::run(section_, onnx);
     const auto options = runtime_.make<ort::SessionOptions>("CreateSessionOptions", api_.release_session_options,
                                                             api_.create_session_options);
     runtime_.check(api_.set_intra_op_num_threads(options.get(), threads), "SetIntraOpNumThreads");

@@ -9,6 +9,7 @@
 
 #include "denoiser.h"
 #include "denoisers/graph_ports.h"
+#include "denoisers/onnx_check.h"
 #include "denoisers/openvino_api.h"
 #include "denoisers/openvino_runtime.h"
 #include "error.h"
@@ -18,25 +19,6 @@ namespace {
 
 namespace ov = openvino;
 using ov::Owned;
-
-constexpr const char* kDevice = "CPU";
-
-// Throws unless the device computes in this precision: the plug-in would fall back without a word.
-std::string precision_hint(const ov::Runtime& runtime, const std::string& precision) {
-  if (precision == "fp32") return "f32";
-  const bool bf16 = precision == "bf16";
-  if (!bf16 && precision != "fp16") {
-    throw Error(Code::kBackend, "precision: expected fp32, bf16 or fp16 for openvino, got " + precision);
-  }
-  char* value = nullptr;
-  runtime.check(runtime.api().core_get_property(runtime.core(), kDevice, "OPTIMIZATION_CAPABILITIES", &value),
-                "ov_core_get_property");
-  const std::string has = runtime.take(value);
-  if (has.find(bf16 ? "BF16" : "FP16") == std::string::npos) {
-    throw Error(Code::kBackend, "precision: expected one this CPU computes in (" + has + "), got " + precision);
-  }
-  return bf16 ? "bf16" : "f16";
-}
 
 class Graph {
  public:
@@ -49,6 +31,7 @@ class Graph {
         hint_(std::move(hint)),
         threads_(threads),
         model_(nullptr, api_.model_free) {
+    OnnxCheck::run(section_, onnx);
     const char* bytes = reinterpret_cast<const char*>(onnx.data());
     model_ = runtime_.make<ov::Model>("ov_core_read_model_from_memory_buffer", api_.model_free,
                                       api_.core_read_model_from_memory_buffer, runtime_.core(), bytes, onnx.size(),
@@ -74,15 +57,15 @@ class Graph {
     if (bucket < 1 || streams < 1) throw Error(Code::kInternal, "prepare: expected a bucket and streams of 1 or more");
     if (variants_.count({bucket, streams}) != 0) return;
     reshape(bucket);
-    // Pinning would nail every process of the machine to the same first cores.
+    // Pinned threads were no faster, and every process of a machine would pin to the same first cores.
     Variant variant{Owned<ov::Compiled>(nullptr, api_.compiled_model_free), {}};
     const std::string streams_text = std::to_string(streams), threads_text = std::to_string(threads_);
     ov::Compiled* compiled = nullptr;
-    runtime_.check(api_.core_compile_model(runtime_.core(), model_.get(), kDevice, 10, &compiled,  //
-                                           "INFERENCE_PRECISION_HINT", hint_.c_str(),              //
-                                           "NUM_STREAMS", streams_text.c_str(),                    //
-                                           "INFERENCE_NUM_THREADS", threads_text.c_str(),          //
-                                           "PERFORMANCE_HINT", "LATENCY",                          //
+    runtime_.check(api_.core_compile_model(runtime_.core(), model_.get(), ov::kDevice, 10, &compiled,  //
+                                           "INFERENCE_PRECISION_HINT", hint_.c_str(),                  //
+                                           "NUM_STREAMS", streams_text.c_str(),                        //
+                                           "INFERENCE_NUM_THREADS", threads_text.c_str(),              //
+                                           "PERFORMANCE_HINT", "LATENCY",                              //
                                            "ENABLE_CPU_PINNING", "NO"),
                    "ov_core_compile_model");
     variant.compiled.reset(compiled);
@@ -268,7 +251,7 @@ class OpenVino : public Denoiser {
         precision_(options.precision == "auto" ? "fp32" : options.precision),
         threads_(options.threads > 0 ? options.threads : default_threads()),
         unet_(runtime_, spec.network.section, plan.read(spec.network.section), input_ports(spec.network, spec.shape),
-              output_port(spec.network, "eps"), precision_hint(runtime_, precision_), threads_) {
+              output_port(spec.network, "eps"), ov::precision_hint(runtime_, precision_), threads_) {
     if (spec.has_temb) {
       // Always float32: it runs once per table, and t times a frequency has no digits to spare.
       temb_ =
@@ -286,7 +269,7 @@ class OpenVino : public Denoiser {
 
   const Limits& limits() const override { return limits_; }
   std::string describe() const override {
-    return "{\"backend\":\"openvino\",\"version\":\"" + runtime_.version() + "\",\"device\":\"" + kDevice +
+    return "{\"backend\":\"openvino\",\"version\":\"" + runtime_.version() + "\",\"device\":\"" + ov::kDevice +
            "\",\"precision\":\"" + precision_ + "\",\"threads\":" + std::to_string(threads_) + "}";
   }
   void prepare(int bucket, int streams) override { unet_.prepare(bucket, streams); }

@@ -13,6 +13,8 @@
 namespace ddpm_rt {
 namespace openvino {
 
+constexpr const char* kDevice = "CPU";
+
 template <class T>
 using Owned = std::unique_ptr<T, void (*)(T*)>;
 
@@ -97,6 +99,23 @@ class Runtime {
   Owned<Core> core_;
   std::string version_;
 };
+
+// Throws unless the device computes in this precision: the plug-in would fall back without a word.
+inline std::string precision_hint(const Runtime& runtime, const std::string& precision) {
+  if (precision == "fp32") return "f32";
+  const bool bf16 = precision == "bf16";
+  if (!bf16 && precision != "fp16") {
+    throw Error(Code::kBackend, "precision: expected fp32, bf16 or fp16 for openvino, got " + precision);
+  }
+  char* value = nullptr;
+  runtime.check(runtime.api().core_get_property(runtime.core(), kDevice, "OPTIMIZATION_CAPABILITIES", &value),
+                "ov_core_get_property");
+  const std::string has = runtime.take(value);
+  if (has.find(bf16 ? "BF16" : "FP16") == std::string::npos) {
+    throw Error(Code::kBackend, "precision: expected one this CPU computes in (" + has + "), got " + precision);
+  }
+  return bf16 ? "bf16" : "f16";
+}
 
 }  // namespace openvino
 }  // namespace ddpm_rt
