@@ -1,0 +1,189 @@
+"""`ddpm-rt evaluate`: samples of a digits model, judged."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError
+
+EXAMPLES = """examples:
+  ddpm-rt evaluate digits --label-accuracy --n 1000 --scale 3     are 1,000 samples the digits they were asked to be?
+  ddpm-rt evaluate digits --fid --n-fid 5000 --fid-scale 1        FID@digits, KID@digits, precision, recall
+  ddpm-rt evaluate digits --json result.json --grid samples.png   both, kept; docs/model_digits.md is made of it:
+  python -m ddpm_rt.evaluation.card result.json -o docs/model_digits.md
+
+The judge is a small CNN trained on 4,500 real MNIST digits (a few minutes, once; kept in the user's cache folder). FID@digits
+is a distance in its features: compare it with nothing but FID@digits of the same judge.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="quality of a model's samples",
+        description="Judge the samples of a plan of digits. Without --label-accuracy or --fid, both.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("plan", metavar="PLAN", help="a plan of MNIST digits, or the name of a shipped one (digits)")
+    parser.add_argument("--label-accuracy", action="store_true", help="share of samples that show the digit asked for")
+    parser.add_argument("--n", type=int, default=1000, help="samples for it, digits in turn, seeds from --seed on")
+    parser.add_argument("--scale", type=float, help="guidance scale; default: the plan's")
+    parser.add_argument("--fid", action="store_true", help="FID@digits, KID@digits, precision, recall, memorisation")
+    parser.add_argument("--n-fid", type=int, default=5000, help="samples for it (default 5000)")
+    parser.add_argument("--fid-scale", type=float, help="guidance scale for it; default: --scale")
+    parser.add_argument("--steps", type=int, help="default: the plan's")
+    parser.add_argument("--sampler", help="default: the plan's")
+    parser.add_argument("--seed", type=int, default=0, help="of the first sample (default 0)")
+    parser.add_argument(
+        "--judge-epochs", type=int, default=None, metavar="N", help="of the judge's training (default 25)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write every figure and setting there")
+    parser.add_argument("--grid", metavar="FILE.png", help="write the first 100 samples there, as they come")
+
+
+def main(args: argparse.Namespace) -> int:
+    from .. import plan
+    from ..engine import Engine
+    from ..images import atomic_file, check_writable
+    from . import digits, judge
+
+    both = not (args.label_accuracy or args.fid)
+    for name, least in (("n", 1), ("n_fid", 100)):
+        if getattr(args, name) < least:
+            raise OptionError(f"{name.replace('_', '-')}: expected at least {least}, got {getattr(args, name)}")
+    for path in filter(None, (args.json, args.grid)):
+        check_writable(path)
+    path = plan.resolve(args.plan)
+    manifest = plan.inspect(path)["manifest"]
+    classes = (manifest.get("conditions", {}).get("label") or {}).get("classes", 0)
+    _check(manifest, classes, args.label_accuracy or both)
+    arbiter = judge.load_or_train(args.judge_epochs or judge.EPOCHS, progress=_progress())
+    result: dict[str, Any] = {"plan": _identity(path, manifest), "judge": _describe(arbiter)}
+    with Engine(path) as engine:
+        sampler = _Sampler(engine, args, bool(classes))
+        result["engine"] = {
+            k: engine.info()[k] for k in ("version", "backend", "backend_version", "precision", "fingerprint")
+        }
+        if args.label_accuracy or both:
+            samples, settings = sampler(args.n, args.scale)
+            result["label_accuracy"] = digits.label_accuracy(arbiter, samples, sampler.labels(args.n)) | settings
+        if args.fid or both:
+            samples, settings = sampler(args.n_fid, args.scale if args.fid_scale is None else args.fid_scale)
+            result["distribution"] = digits.distribution(arbiter, samples) | settings
+            result["memorisation"] = digits.memorisation(samples[:1000]) | {"scale": settings["scale"]}
+    if args.grid:
+        sampler.first.save(args.grid)
+    if args.json:
+        with atomic_file(args.json) as file:
+            file.write((json.dumps(result, indent=2) + "\n").encode())
+    print(render(result))
+    return 0
+
+
+def _check(manifest: dict[str, Any], classes: int, labelled: bool) -> None:
+    shape = manifest["sample"]["shape"]
+    if manifest["sample"].get("role") != "image" or len(shape) != 3 or shape[0] != 1 or min(shape[1:]) < 28:
+        raise OptionError(f"plan: expected digits, images [1, 28, 28] or larger, got {shape}")
+    if classes not in (0, 10) or (labelled and classes == 0):
+        raise OptionError(f"plan: expected the 10 digits as its classes, got {classes}")
+
+
+class _Sampler:
+    """Samples whose digits go round 0 to 9; image i has seed + i. `first` holds the first 100 of the first call."""
+
+    def __init__(self, engine: Any, args: argparse.Namespace, conditional: bool):
+        self.engine, self.args, self.conditional, self.first = engine, args, conditional, None
+        self.kept: dict[float | None, Any] = {}
+
+    @staticmethod
+    def labels(n: int) -> Any:
+        import numpy as np
+
+        return np.arange(n) % 10
+
+    def __call__(self, n: int, scale: float | None) -> tuple[Any, dict[str, Any]]:
+        """uint8 [n, H, W, 1], and the settings and cost of the run."""
+        a = self.args
+        labels = self.labels(n).tolist() if self.conditional else None
+        images = self.engine.sample(n, labels=labels, scale=scale, steps=a.steps, sampler=a.sampler, seed=a.seed)
+        self.first = images[:100] if self.first is None else self.first
+        defaults = self.engine.info()["defaults"]
+        settings = {
+            "scale": defaults["scale"] if scale is None else scale,
+            "steps": a.steps or defaults["steps"],
+            "sampler": a.sampler or defaults["sampler"],
+            "seeds": [a.seed, a.seed + n - 1],
+            "seconds": round(images.seconds, 1),
+        }
+        import numpy as np
+
+        return np.asarray(images), settings
+
+
+def _progress():
+    """Epochs on standard error, on a terminal only."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(epoch: int, epochs: int) -> None:
+        print(f"\rtraining the judge: epoch {epoch} of {epochs}", end="\n" if epoch == epochs else "", file=sys.stderr)
+
+    return show
+
+
+def _identity(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    data = path.read_bytes()
+    keys = ("name", "producer", "sources", "training", "licence", "parity")
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} | {
+        k: manifest[k] for k in keys if k in manifest
+    }
+
+
+def _describe(arbiter: Any) -> dict[str, Any]:
+    from .judge import code_version
+
+    return {
+        "held_out_accuracy": arbiter.held_out_accuracy,
+        "held_out_n": 500,
+        "train_n": 4500,
+        "epochs": arbiter.epochs,
+        "seed": arbiter.seed,
+        "version": code_version(),
+    }
+
+
+def render(result: dict[str, Any]) -> str:
+    """The figures as a few lines of text."""
+    judge = result["judge"]
+    lines = [f"judge: {judge['held_out_accuracy']:.1%} of {judge['held_out_n']} held-out digits right"]
+    if found := result.get("label_accuracy"):
+        low, high = found["interval95"]
+        lines.append(
+            f"label accuracy: {found['accuracy']:.1%} of {found['n']} samples (95 %: {low:.1%} to {high:.1%}), "
+            f"{found['sampler']} {found['steps']} steps, scale {found['scale']:g}, {found['seconds']} s"
+        )
+    if found := result.get("distribution"):
+        floor = found["floor"]
+        for name in ("fid", "kid"):
+            low, high = found[f"{name}_interval95"]
+            lines.append(
+                f"{name.upper()}@digits: {found[name]:.4g} (95 %: {low:.4g} to {high:.4g}) of {found['n']} samples at scale "
+                f"{found['scale']:g}; of {floor['n']}: {found['same_n'][name]:.4g}, held-out digits {floor[name]:.4g}"
+            )
+        lines.append(
+            f"precision {found['precision']:.3f}, recall {found['recall']:.3f} against held-out digits "
+            f"(training digits: {floor['precision']:.3f}, {floor['recall']:.3f})"
+        )
+    if found := result.get("memorisation"):
+        lines.append(
+            f"nearest training digit: median {found['samples']['median']:.2f}, held-out digits "
+            f"{found['held_out']['median']:.2f}; {found['nearer']:.1%} nearer than 99 % of the held-out, "
+            f"{found['copies']} copies"
+        )
+    return "\n".join(lines)
