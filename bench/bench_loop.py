@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ddpm_rt
+from ddpm_rt import _core
 
 from .compare_rounds import interleaved
 from .peers import plain_openvino
@@ -34,7 +35,7 @@ def test_loop_against_plain(benchmark, shape: str, n: int, scale: float) -> None
         dims, null = tuple(info["shape"]), len(info["class_names"]) or info["num_classes"]
         labels = (np.arange(n) % null).astype(np.int64)
         latents = np.random.default_rng(0).standard_normal((n, *dims), dtype=np.float32)
-        section = ddpm_rt.plan.network_bytes(plans(shape)[1])
+        section = _core.Plan(str(plans(shape)[1])).read("unet.onnx")
         request = plain_openvino.compile_network(section, n if scale == 1 else 2 * n, info["threads"])
 
         def ours() -> np.ndarray:

@@ -17,7 +17,7 @@ MISSION = 'import ddpm_rt; images = ddpm_rt.Engine("unet.plan").sample(n=64, sca
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
 def test_the_first_two_blocks_are_the_two_commands() -> None:
