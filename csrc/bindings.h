@@ -1,4 +1,5 @@
-// Shared by the files of the Python extension. They see the public headers only.
+// Shared by the files of the Python extension. They see the public headers only; what these throw becomes the class of
+// ddpm_rt/errors.py.
 #ifndef DDPM_RT_BINDINGS_H_
 #define DDPM_RT_BINDINGS_H_
 
@@ -7,9 +8,9 @@
 
 #include <optional>
 #include <string>
-#include <utility>
+#include <vector>
 
-#include "ddpm_rt/ddpm_rt.h"
+#include "ddpm_rt/ddpm_rt.hpp"
 
 namespace py = pybind11;
 
@@ -17,12 +18,7 @@ using FloatArray = py::array_t<float, py::array::c_style>;
 using DoubleArray = py::array_t<double, py::array::c_style>;
 using Int64Array = py::array_t<int64_t, py::array::c_style>;
 using UInt64Array = py::array_t<uint64_t, py::array::c_style>;
-
-// Raises ddpm_rt.errors' class for the status. The GIL must be held.
-[[noreturn]] void raise_error(ddpm_rt_status status, const std::string& message);
-inline void check(ddpm_rt_status status) {
-  if (status != DDPM_RT_OK) raise_error(status, ddpm_rt_last_error());
-}
+using Shape = std::vector<py::ssize_t>;
 
 // Runs f without the GIL: every call into the library goes through here, so that the engine's threads can take the GIL
 // for a callback while this one waits on a mutex of theirs.
@@ -31,8 +27,6 @@ auto unlocked(F&& f) {
   py::gil_scoped_release release;
   return f();
 }
-
-inline const char* text_or_null(const std::optional<std::string>& text) { return text ? text->c_str() : nullptr; }
 
 void bind_engine(py::module_& m);
 void bind_pieces(py::module_& m);

@@ -4,24 +4,36 @@
 
 #include <pybind11/stl.h>
 
+#include <memory>
+
 namespace {
 
 constexpr size_t kRowBytes = 256;
 
-// The data of an optional array of exactly `size` elements.
-float* data_of(std::optional<FloatArray>& array, size_t size, const char* field) {
+[[noreturn]] void refuse(ddpm_rt_status status, const std::string& message) { throw ddpm_rt::Exception(status, message); }
+
+void expect_size(const FloatArray& array, size_t size, const char* field) {
+  if (static_cast<size_t>(array.size()) == size) return;
+  refuse(DDPM_RT_SHAPE_ERROR, std::string(field) + ": expected " + std::to_string(size) + " elements, got " +
+                                  std::to_string(array.size()));
+}
+
+const float* read_only(const std::optional<FloatArray>& array, size_t size, const char* field) {
   if (!array) return nullptr;
-  if (static_cast<size_t>(array->size()) != size)
-    raise_error(DDPM_RT_SHAPE_ERROR, std::string(field) + ": expected " + std::to_string(size) + " elements, got " +
-                                         std::to_string(array->size()));
+  expect_size(*array, size, field);
+  return array->data();
+}
+
+float* writable(std::optional<FloatArray>& array, size_t size, const char* field) {
+  if (!array) return nullptr;
+  expect_size(*array, size, field);
   return array->mutable_data();
 }
 
-const float* const_data_of(const FloatArray& array, size_t size, const char* field) {
-  if (static_cast<size_t>(array.size()) != size)
-    raise_error(DDPM_RT_SHAPE_ERROR, std::string(field) + ": expected " + std::to_string(size) + " elements, got " +
-                                         std::to_string(array.size()));
-  return array.data();
+size_t samples_of(py::ssize_t count, size_t size, const char* field) {
+  if (count == 0 || size % static_cast<size_t>(count) != 0)
+    refuse(DDPM_RT_SHAPE_ERROR, std::string(field) + ": expected one per sample, got " + std::to_string(count));
+  return static_cast<size_t>(count);
 }
 
 void noise(uint64_t seed, uint32_t index, uint32_t stream, FloatArray out) {
@@ -31,12 +43,9 @@ void noise(uint64_t seed, uint32_t index, uint32_t stream, FloatArray out) {
 }
 
 DoubleArray alpha_bar(const std::string& schedule, int64_t T) {
-  if (T < 1 || T > 10'000'000)
-    raise_error(DDPM_RT_OPTION_ERROR, "schedule.T: expected 1 to 10000000, got " + std::to_string(T));
-  DoubleArray out(T);
-  double* data = out.mutable_data();
-  check(unlocked([&] { return ddpm_rt_alpha_bar(schedule.c_str(), static_cast<size_t>(T), data); }));
-  return out;
+  if (T < 1 || T > 10'000'000) refuse(DDPM_RT_OPTION_ERROR, "schedule.T: expected 1 or more, got " + std::to_string(T));
+  const std::vector<double> values = ddpm_rt::alpha_bar(schedule, static_cast<size_t>(T));
+  return DoubleArray(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
 py::tuple rows(const DoubleArray& alpha_bar, const std::string& prediction, const std::string& sampler, int32_t steps,
@@ -47,43 +56,39 @@ py::tuple rows(const DoubleArray& alpha_bar, const std::string& prediction, cons
   o.sampler = sampler.c_str();
   o.steps = steps;
   o.eta = eta;
-  o.clip = text_or_null(clip);
-  o.variance = text_or_null(variance);
-  o.grid = text_or_null(grid);
+  o.clip = clip ? clip->c_str() : nullptr;
+  o.variance = variance ? variance->c_str() : nullptr;
+  o.grid = grid ? grid->c_str() : nullptr;
   ddpm_rt_string* table = nullptr;
   size_t count = 0;
   double init_sigma = 1;
-  const double* data = alpha_bar.data();
   const size_t T = static_cast<size_t>(alpha_bar.size());
-  check(unlocked([&] { return ddpm_rt_rows(data, T, prediction.c_str(), &o, &table, &count, &init_sigma); }));
-  py::bytes bytes(ddpm_rt_string_data(table), count * kRowBytes);
-  ddpm_rt_string_release(table);
-  return py::make_tuple(bytes, init_sigma);
+  ddpm_rt::check(ddpm_rt_rows(alpha_bar.data(), T, prediction.c_str(), &o, &table, &count, &init_sigma));
+  std::unique_ptr<ddpm_rt_string, void (*)(ddpm_rt_string*)> holder(table, &ddpm_rt_string_release);
+  return py::make_tuple(py::bytes(ddpm_rt_string_data(table), count * kRowBytes), init_sigma);
 }
 
 void step(FloatArray x, const FloatArray& eps, const std::optional<FloatArray>& eps_uncond, const py::buffer& table, size_t index,
           double scale, const UInt64Array& seeds, std::optional<FloatArray> history, uint32_t ring,
           std::optional<FloatArray> anchor, std::optional<FloatArray> in, std::optional<FloatArray> x0) {
-  const size_t count = static_cast<size_t>(seeds.size());
   const size_t size = static_cast<size_t>(x.size());
-  if (count == 0 || size % count != 0)
-    raise_error(DDPM_RT_SHAPE_ERROR, "seeds: expected one per sample, got " + std::to_string(count));
+  const size_t count = samples_of(seeds.size(), size, "seeds");
   const py::buffer_info rows = table.request();
   const size_t row_count = static_cast<size_t>(rows.size * rows.itemsize) / kRowBytes;
   if (index >= row_count)
-    raise_error(DDPM_RT_OPTION_ERROR, "index: expected less than " + std::to_string(row_count) + " rows, got " +
+    refuse(DDPM_RT_OPTION_ERROR, "index: expected less than " + std::to_string(row_count) + " rows, got " +
                                           std::to_string(index));
   const char* row = static_cast<const char*>(rows.ptr) + index * kRowBytes;
   const char* next = index + 1 < row_count ? row + kRowBytes : nullptr;
   float* x_data = x.mutable_data();
-  const float* eps_data = const_data_of(eps, size, "eps");
-  const float* uncond_data = eps_uncond ? const_data_of(*eps_uncond, size, "eps_uncond") : nullptr;
+  const float* eps_data = read_only(eps, size, "eps");
+  const float* uncond_data = read_only(eps_uncond, size, "eps_uncond");
   const uint64_t* seed_data = seeds.data();
-  float* history_data = data_of(history, 3 * size, "state.history");
-  float* anchor_data = data_of(anchor, size, "state.anchor");
-  float* in_data = data_of(in, size, "state.input");
-  float* x0_data = data_of(x0, size, "state.x0");
-  check(unlocked([&] {
+  float* history_data = writable(history, 3 * size, "state.history");
+  float* anchor_data = writable(anchor, size, "state.anchor");
+  float* in_data = writable(in, size, "state.input");
+  float* x0_data = writable(x0, size, "state.x0");
+  ddpm_rt::check(unlocked([&] {
     return ddpm_rt_step(x_data, eps_data, uncond_data, row, next, scale, seed_data, history_data, ring, anchor_data,
                         in_data, x0_data, count, size / count);
   }));
@@ -91,16 +96,14 @@ void step(FloatArray x, const FloatArray& eps, const std::optional<FloatArray>& 
 
 void cfg_combine(const FloatArray& cond, const FloatArray& uncond, const FloatArray& scale, double rescale,
                  FloatArray out) {
-  const size_t count = static_cast<size_t>(scale.size());
   const size_t size = static_cast<size_t>(cond.size());
-  if (count == 0 || size % count != 0)
-    raise_error(DDPM_RT_SHAPE_ERROR, "scale: expected one per sample, got " + std::to_string(count));
-  const float* uncond_data = const_data_of(uncond, size, "uncond");
-  const_data_of(out, size, "out");
+  const size_t count = samples_of(scale.size(), size, "scale");
+  const float* uncond_data = read_only(uncond, size, "uncond");
+  expect_size(out, size, "out");
   float* out_data = out.mutable_data();
   const float* cond_data = cond.data();
   const float* scale_data = scale.data();
-  check(unlocked([&] {
+  ddpm_rt::check(unlocked([&] {
     return ddpm_rt_cfg_combine(cond_data, uncond_data, scale_data, rescale, count, size / count, out_data);
   }));
 }

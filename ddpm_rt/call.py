@@ -29,6 +29,16 @@ class Model:
     class_names: tuple[str, ...]
 
 
+def seeds_of(seeds: Any, n: int) -> np.ndarray | None:
+    """-> uint64 [n]"""
+    if seeds is None:
+        return None
+    array = arrays.seeds(seeds)
+    if len(array) != n:
+        raise OptionError(f"seeds: expected {n}, one per image, got {len(array)}")
+    return array
+
+
 def choice(value: Any, field: str) -> str:
     """One of the table's choices for `field`."""
     if value not in options.choices(field):
@@ -163,15 +173,17 @@ def engine_options(
     batch_invariant: bool | None,
     cache_dir: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
+    """What is not None, by the names of `ddpm_rt_engine_options`."""
     disable_telemetry()
-    return {
+    given = {
         "device": choice(device, "device"),
         "backend": choice(backend, "backend"),
         "precision": choice(precision, "precision"),
         "threads": None if threads is None else arrays.integer(threads, "threads", 1, 2**31 - 1),
         "max_batch": None if max_batch is None else arrays.integer(max_batch, "max_batch", 1, 2**31 - 1),
-        "batch_invariant": None if batch_invariant is None else int(bool(batch_invariant)),
+        "batch_invariant": None if batch_invariant is None else bool(batch_invariant),
         "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
         "openvino_library": find_library("openvino"),
         "onnxruntime_library": find_library("onnxruntime"),
     }
+    return {name: value for name, value in given.items() if value is not None}

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from . import _core, arrays, call, images, kernels, options, plan_files
-from .errors import BackendError, CancelledError, DeviceError, NumericError, OptionError
+from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
 
 _SLICE_SECONDS = 0.02  # how long a wait may keep a signal waiting
@@ -166,7 +166,7 @@ class Engine:
                 in flight. Returning False cancels; what it raises is raised here.
 
         Raises:
-            OptionError, ShapeError: before anything runs. NumericError, BackendError, CancelledError, DeviceError.
+            OptionError, ShapeError: before anything runs. NumericError, BackendError, DeviceError.
         """
         core = self._open_core()
         given = {"labels": labels, "scale": scale, "steps": steps, "output": output}
@@ -187,14 +187,13 @@ class Engine:
             "variance": None if variance is None else call.choice(variance, "variance"),
             "grid": None if grid is None else call.choice(grid, "grid"),
             "seed": None if seed is None else arrays.integer(seed, "seed", 0, 2**64 - 1),
-            "seeds": None if seeds is None else arrays.seeds(seeds),
+            "seeds": call.seeds_of(seeds, n),
             "latents": call.initial(latents, "latents", n, self._model),
             "x_init": call.initial(x_init, "x_init", n, self._model),
             "keep_nonfinite": keep,
             "callback": call.checked_callback(callback),
         }
         out = call.allocate(n, self._model, kind)
-        arguments["output"] = int(out.dtype != np.uint8)
         bar = Progress(progress, self._model.name)
         request = core.submit(out, self._model.shape, **arguments)
         with self._lock:
@@ -202,8 +201,9 @@ class Engine:
         try:
             self._wait(request, bar)
         except NumericError as e:
-            e.images = self._wrap(out, request, kind, given, sampler, s)
-            e.bad = e.images.bad
+            if e.images is None:  # not the callback's own
+                e.images = self._wrap(out, request, kind, given, sampler, s)
+                e.bad = e.images.bad
             raise
         finally:
             bar.close()
@@ -218,14 +218,8 @@ class Engine:
         try:
             while not request.wait(_SLICE_SECONDS):
                 bar.update(*request.progress())
-        except CancelledError:
-            if request.callback_error is not None:
-                raise request.callback_error from None
-            raise
         except BackendError as e:
             raise e from self._core.denoiser_error(str(e))
-        except NumericError:
-            raise
         except BaseException:  # Ctrl-C: at once; the tick in progress ends by itself and writes nothing of this request
             request.cancel()
             raise
