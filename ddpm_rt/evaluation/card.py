@@ -68,8 +68,10 @@ def _quality(result: dict[str, Any]) -> str:
     lines = [
         "## Quality",
         "",
-        f"The judge is a CNN of its own, trained for {judge['epochs']} epochs on the {judge['train_n']} real training digits. "
-        f"It is right on {judge['held_out_accuracy']:.1%} of the {judge['held_out_n']} held-out digits.",
+        (
+            f"The judge is a CNN of its own, trained for {judge['epochs']} epochs on the {judge['train_n']} real training digits. "
+            f"It is right on {judge['held_out_accuracy']:.1%} of the {judge['held_out_n']} held-out digits."
+        ),
         "",
         _engine(result),
         "",
@@ -96,11 +98,13 @@ def _quality(result: dict[str, Any]) -> str:
         lines += ["Label accuracy by digit: " + ", ".join(f"{k}: {v:.0%}" for k, v in a["per_digit"].items()) + ".", ""]
     if d:
         lines += [
-            "FID@digits and KID@digits are distances to the training digits in the judge's 64 features: comparable with each "
-            "other, not with FID in Inception's. Real digits: the held-out ones against the training digits; for precision "
-            "and recall the training digits against the held-out ones. FID falls with the number of samples, so the fair "
-            "comparison with the held-out digits is the line with as many. Intervals are bootstrapped over both sets "
-            f"({d['resamples']} resamples, centred on the value).",
+            (
+                "FID@digits and KID@digits are distances to the training digits in the judge's 64 features: comparable with each "
+                "other, not with FID in Inception's. Real digits: the held-out ones against the training digits; for precision "
+                "and recall the training digits against the held-out ones. FID falls with the number of samples, so the fair "
+                "comparison with the held-out digits is the line with as many. Intervals are bootstrapped over both sets "
+                f"({d['resamples']} resamples, centred on the value)."
+            ),
             "",
         ]
     if m := result.get("memorisation"):

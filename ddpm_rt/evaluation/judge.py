@@ -27,21 +27,22 @@ Progress = Callable[[int, int], None]
 
 
 class Net(nn.Module):
-    """Five 3x3 convolutions with batch norm, two of them strided, then 64 features and 10 logits."""
+    """Four 3x3 convolutions with batch norm, two of them strided, then 64 features and 10 logits."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths = ((1, 24, 1), (24, 48, 2), (48, 48, 1), (48, 64, 2), (64, 64, 1))
+        widths = ((1, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
         layers: list[nn.Module] = []
         for c_in, c_out, stride in widths:
             layers += [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()]
         self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2))
         self.features = nn.Sequential(nn.Linear(64 * 7 * 7, FEATURES, bias=False), nn.BatchNorm1d(FEATURES), nn.ReLU())
         self.head = nn.Linear(FEATURES, CLASSES)
+        self.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 1, 28, 28] in [-1, 1] -> features [B, 64], logits [B, 10]"""
-        h = self.features(self.trunk(x))
+        h = self.features(self.trunk(x.contiguous(memory_format=torch.channels_last)))
         return h, self.head(h)
 
 
@@ -171,7 +172,7 @@ def load_or_train(
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(judge.net.state_dict(), part)
+        save_file({k: v.contiguous() for k, v in judge.net.state_dict().items()}, part)
         os.replace(part, path)
     except (OSError, SafetensorError):
         part.unlink(missing_ok=True)

@@ -38,12 +38,15 @@ def _pair(a: np.ndarray, b: np.ndarray, least: int = 2) -> tuple[np.ndarray, np.
 def gaussian_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
     """Squared 2-Wasserstein distance of two Gaussians: |m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2)), Heusel et al. eq. 6.
 
-    The trace of the root is that of (C^(1/2) C' C^(1/2))^(1/2), which is symmetric, so no complex numbers arise.
+    The trace of the root is the sum of the singular values of C^(1/2) C'^(1/2), so no complex numbers arise.
     """
-    values, vectors = np.linalg.eigh(cov_a)
-    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
+    cross = np.linalg.svd(_root(cov_a) @ _root(cov_b), compute_uv=False).sum()
     return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+
+
+def _root(cov: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(cov)
+    return vectors * np.sqrt(values.clip(0)) @ vectors.T
 
 
 def fid(a: np.ndarray, b: np.ndarray) -> float:

@@ -55,10 +55,11 @@ void test_pair(uint32_t a, uint32_t b, double* worst) {
   normal_pair(a, b, &first, &second);
   reference_pair(a, b, &first_ref, &second_ref);
   // cos and sin of a float64 angle near their zeros are off by the angle's own rounding: hence the absolute floor.
-  for (const auto& p : {std::make_pair(static_cast<double>(first), first_ref),
-                        std::make_pair(static_cast<double>(second), second_ref)}) {
-    *worst = std::max(*worst, (std::fabs(p.first - p.second) - 1e-14) / std::max(std::fabs(p.second), 1e-30));
-  }
+  const auto compare = [worst](double got, double want) {
+    *worst = std::max(*worst, (std::fabs(got - want) - 1e-14) / std::max(std::fabs(want), 1e-30));
+  };
+  compare(first, first_ref);
+  compare(second, second_ref);
 }
 
 void test_against_float64() {

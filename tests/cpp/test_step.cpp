@@ -255,46 +255,6 @@ void test_noise_and_zero() {
   }
 }
 
-// A call large enough to bypass the caches gives the bits of small calls.
-void test_streaming_call() {
-  constexpr size_t kElements = 2099, kCount = 4001;  // above 2^23 elements, slots at every alignment
-  std::vector<float> x(kElements * kCount), e(x.size()), in(x.size() + 1), in_one(kElements);
-  for (size_t i = 0; i < x.size(); ++i) {
-    x[i] = static_cast<float>(i % 8191) * 0x1p-11f;
-    e[i] = static_cast<float>(i % 8179) * 0x1p-12f - 1.0f;
-  }
-  const std::vector<float> x_before = x;
-  StepRow row{}, next{};
-  row.p = 1.25f;
-  row.q = -0.75f;
-  row.wx[kX] = 0.3f;
-  row.wx[kX0] = 0.7f;
-  next.c_in = 0.9f;
-  std::vector<StepSlot> slots(kCount);
-  for (size_t s = 0; s < kCount; ++s) {
-    slots[s].row = &row;
-    slots[s].next = &next;
-    slots[s].x = &x[s * kElements];
-    slots[s].cond = &e[s * kElements];
-    slots[s].in[0] = &in[s * kElements];
-  }
-  in.back() = Case::kUnwritten;
-  std::vector<uint8_t> bad(kCount, 0);
-  step_cpu(slots.data(), kCount, kElements, bad.data());
-  bool same = in.back() == Case::kUnwritten;
-  for (size_t s = 0; s < kCount; s += 37) {
-    std::vector<float> x_one(x_before.begin() + static_cast<std::ptrdiff_t>(s * kElements),
-                             x_before.begin() + static_cast<std::ptrdiff_t>((s + 1) * kElements));
-    StepSlot one = slots[s];
-    one.x = x_one.data();
-    one.in[0] = in_one.data();
-    step_cpu(&one, 1, kElements, bad.data());
-    same = same && memcmp(x_one.data(), &x[s * kElements], kElements * sizeof(float)) == 0 &&
-           memcmp(in_one.data(), &in[s * kElements], kElements * sizeof(float)) == 0;
-  }
-  CHECK(same);
-}
-
 }  // namespace
 
 int main() {
@@ -304,6 +264,5 @@ int main() {
   test_nan_passes_clip_and_is_reported();
   test_isolation();
   test_noise_and_zero();
-  test_streaming_call();
   return finish();
 }
