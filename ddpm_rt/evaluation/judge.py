@@ -5,6 +5,7 @@ It never sees a generated image, nor the 500 held-out digits that its own accura
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -175,5 +176,6 @@ def load_or_train(
         save_file({k: v.contiguous() for k, v in judge.net.state_dict().items()}, part)
         os.replace(part, path)
     except (OSError, SafetensorError):
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be a file
+            part.unlink()
     return judge
