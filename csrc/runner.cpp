@@ -71,6 +71,7 @@ void Runner::adopt_candidate() {
   prepared_.clear();
   reference_.clear();
   plans_.assign(capacity + 1, {});
+  ticks_seen_.assign(capacity + 1, 0);
   single_rows_only_ = false;
   if (!options_.cache_dir.empty() && !limits.any_batch) {
     const std::string key = options_.digest + "\n" + denoiser_->describe() + "\n" + candidate.precision + "\n" +
@@ -143,6 +144,7 @@ void Runner::run(int m, const void* const* owner, std::vector<Failure>* failures
   if (m <= 0) return;
   if (denoiser_->limits().any_batch) return run_any_batch(m, owner, failures);
   bool changed = false;
+  ticks_seen_[static_cast<size_t>(m)] += 1;
   for (const Phase& p : phases(m)) {
     Call calls[2];
     size_t count = 0;

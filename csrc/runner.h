@@ -110,6 +110,7 @@ class Runner {
   bool single_rows_only_ = false;
   std::vector<float> reference_;        // the probe's answer of the first variant
   double run_seconds_ = 0, embed_seconds_ = 0;
+  std::vector<double> ticks_seen_;      // by m
   std::vector<std::vector<Phase>> plans_;  // by m; empty: not planned with today's costs
 
   mutable std::mutex report_mutex_;

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -14,6 +15,7 @@ namespace {
 
 constexpr int kLargestPairedBucket = 16, kFirstOfMany = 16;
 constexpr size_t kMostVariants = 6;     // compiled variants do not share their weights
+constexpr double kDoubt = 1.05;         // an estimate must promise this much more than a measurement
 constexpr double kTimingBudget = 0.05;  // seconds of extra timed runs per variant
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -51,24 +53,25 @@ CostTable Runner::usable() const {
   return table;
 }
 
+// One variant has to be compiled whatever it is: the one whose repeats cover m soonest, by what is known or estimated.
+// Where nothing is known: the smallest bucket that covers m, and 16 for many.
 Variant Runner::first_variant(int m) const {
-  Variant best{0, 1};
-  double best_seconds = 0;
-  const std::vector<Variant> variants = possible();
-  for (Variant v : variants) {
-    if (!costs_.is_known(v)) continue;
-    const double seconds = costs_.seconds(v) * ((m + v.capacity() - 1) / v.capacity());
-    if (best.bucket == 0 || seconds < best_seconds) {
-      best = v;
-      best_seconds = seconds;
+  Variant best{1, 1};
+  if (costs_.is_blank()) {
+    for (Variant v : possible()) {
+      if (v.streams != 1) continue;
+      if (v.bucket <= kFirstOfMany) best = v;
+      if (v.bucket >= m) return v;
     }
+    return best;
   }
-  if (best.bucket != 0) return best;
-  best = {1, 1};
-  for (Variant v : variants) {
-    if (v.streams != 1) continue;
-    if (v.bucket <= kFirstOfMany) best = v;
-    if (v.bucket >= m) return v;
+  double best_seconds = std::numeric_limits<double>::infinity();
+  for (Variant v : possible()) {
+    const double doubt = costs_.is_known(v) ? 1.0 : kDoubt;
+    const double seconds = doubt * costs_.seconds(v) * ((m + v.capacity() - 1) / v.capacity());
+    if (seconds >= best_seconds) continue;
+    best = v;
+    best_seconds = seconds;
   }
   return best;
 }
@@ -94,7 +97,9 @@ void Runner::expect(int m, double ticks) {
     if (is_new) missing.push_back(p.variant);
   }
   if (missing.empty() || prepared_.size() + missing.size() > kMostVariants) return;
-  const double saved = (plan_seconds(phases(m), now_usable) - plan_seconds(ideal, all)) * ticks;
+  // As many ticks of this size as there were are to be expected again: what many short requests waste counts too.
+  const double likely_ticks = ticks + ticks_seen_[static_cast<size_t>(m)];
+  const double saved = (plan_seconds(phases(m), now_usable) - plan_seconds(ideal, all)) * likely_ticks;
   const double caution = costs_.measured_count() >= 2 ? 1 : 3;  // one point is a guess at the slope
   if (saved <= caution * static_cast<double>(missing.size()) * costs_.compile_seconds()) return;
   for (Variant v : missing) {

@@ -20,11 +20,7 @@ constexpr double kNarrowStreams = 0.9;  // two streams of up to 4 rows against o
 // A stand-in for "two streams of b rows" in terms of one stream of 2 b.
 double streams_factor(Variant v) { return v.streams > 1 && v.bucket <= 4 ? kNarrowStreams : 1.0; }
 
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  const size_t n = v.size();
-  return n % 2 == 1 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
-}
+double least(const std::vector<double>& v) { return *std::min_element(v.begin(), v.end()); }
 
 }  // namespace
 
@@ -74,7 +70,17 @@ double plan_seconds(const std::vector<Phase>& phases, const CostTable& costs) {
   return total;
 }
 
-double CostModel::Entry::seconds() const { return samples.empty() ? recorded : median(samples); }
+double CostModel::drift() const {
+  std::vector<double> ratios;
+  for (const Entry& e : entries_) {
+    if (e.recorded > 0 && !e.samples.empty()) ratios.push_back(least(e.samples) / e.recorded);
+  }
+  return ratios.empty() ? 1.0 : least(ratios);
+}
+
+double CostModel::entry_seconds(const Entry& entry) const {
+  return entry.samples.empty() ? entry.recorded * drift() : least(entry.samples);
+}
 
 CostModel::Entry& CostModel::entry(Variant variant) {
   for (Entry& e : entries_) {
@@ -105,11 +111,11 @@ void CostModel::add_compile(double seconds) {
 
 bool CostModel::is_known(Variant variant) const {
   const Entry* e = find(variant);
-  return e != nullptr && e->seconds() > 0;
+  return e != nullptr && entry_seconds(*e) > 0;
 }
 
 size_t CostModel::measured_count() const {
-  return static_cast<size_t>(std::count_if(entries_.begin(), entries_.end(), [](const Entry& e) { return e.seconds() > 0; }));
+  return static_cast<size_t>(std::count_if(entries_.begin(), entries_.end(), [this](const Entry& e) { return entry_seconds(e) > 0; }));
 }
 
 double CostModel::compile_seconds() const {
@@ -119,17 +125,17 @@ double CostModel::compile_seconds() const {
 
 double CostModel::seconds(Variant variant) const {
   const Entry* own = find(variant);
-  if (own != nullptr && own->seconds() > 0) return own->seconds();
+  if (own != nullptr && entry_seconds(*own) > 0) return entry_seconds(*own);
   // Least squares of seconds = a + c rows over what is known, two streams counted as one of twice the rows.
   double n = 0, sb = 0, ss = 0, sbb = 0, sbs = 0;
   for (const Entry& e : entries_) {
-    if (!(e.seconds() > 0)) continue;
-    const double rows = e.variant.capacity(), seconds = e.seconds() / streams_factor(e.variant);
+    if (!(entry_seconds(e) > 0)) continue;
+    const double rows = e.variant.capacity(), took = entry_seconds(e) / streams_factor(e.variant);
     n += 1;
     sb += rows;
-    ss += seconds;
+    ss += took;
     sbb += rows * rows;
-    sbs += rows * seconds;
+    sbs += rows * took;
   }
   if (n == 0) return 1e-3 * (kFixedShare + variant.capacity());
   const double spread = n * sbb - sb * sb;
@@ -167,8 +173,8 @@ void CostModel::load(const std::string& path) {
 void CostModel::save(const std::string& path) const {
   nlohmann::json json = {{"version", 1}, {"compile_seconds", compile_seconds()}, {"variants", nlohmann::json::array()}};
   for (const Entry& e : entries_) {
-    if (!(e.seconds() > 0)) continue;
-    json["variants"].push_back({{"bucket", e.variant.bucket}, {"streams", e.variant.streams}, {"seconds", e.seconds()}});
+    if (!(entry_seconds(e) > 0)) continue;
+    json["variants"].push_back({{"bucket", e.variant.bucket}, {"streams", e.variant.streams}, {"seconds", entry_seconds(e)}});
   }
   const std::string text = json.dump(1);
   std::string why;

@@ -40,6 +40,7 @@ class CostModel {
   void add_compile(double seconds);
 
   bool is_known(Variant variant) const;  // measured or recorded
+  bool is_blank() const { return measured_count() == 0; }
   size_t measured_count() const;
   double seconds(Variant variant) const;
   double compile_seconds() const;
@@ -52,8 +53,9 @@ class CostModel {
     Variant variant;
     double recorded = 0;
     std::vector<double> samples;
-    double seconds() const;
   };
+  double entry_seconds(const Entry& entry) const;
+  double drift() const;  // how much slower this process runs than the one that recorded
   Entry& entry(Variant variant);
   const Entry* find(Variant variant) const;
 
