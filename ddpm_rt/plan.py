@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pathlib
 from typing import Any
 
 from . import _core, plan_files
@@ -18,30 +17,7 @@ EXAMPLES = """examples:
 """
 
 
-def resolve(plan: str | os.PathLike[str]) -> pathlib.Path:
-    """The file of a plan: a path; or a bare name, looked for in the package, in $DDPM_RT_MODELS and in ./models.
-
-    PlanError, listing the names that these folders hold, where there is none.
-    """
-    text = os.fspath(plan)
-    path = pathlib.Path(text)
-    if not isinstance(plan, str) or path.name != text or path.suffix or path.is_file():
-        if not path.is_file():
-            raise PlanError(f"plan: expected a file or one of the names {_names()}, got {text!r}, which does not exist")
-        return path
-    for folder in _folders():
-        if (found := folder / f"{text}.plan").is_file():
-            return found
-    raise PlanError(f"plan: expected a file or one of the names {_names()}, got {text!r}")
-
-
-def _folders() -> list[pathlib.Path]:
-    own = os.environ.get("DDPM_RT_MODELS")
-    return [plan_files.MODELS, *([pathlib.Path(own)] if own else []), pathlib.Path("models")]
-
-
-def _names() -> str:
-    return ", ".join(sorted({file.stem for folder in _folders() for file in folder.glob("*.plan")})) or "(none here)"
+resolve = plan_files.find
 
 
 def inspect(plan: str | os.PathLike[str], verify: bool = False) -> dict[str, Any]:
@@ -50,7 +26,7 @@ def inspect(plan: str | os.PathLike[str], verify: bool = False) -> dict[str, Any
     The header, the manifest and the section table are always checked against their hash; verify: every byte is.
     PlanError where a check fails.
     """
-    path = resolve(plan)
+    path = plan_files.find(plan)
     file = _core.Plan(str(path))
     try:
         manifest = json.loads(file.manifest)

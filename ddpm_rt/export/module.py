@@ -107,6 +107,7 @@ def export_plan(
     if not isinstance(module, nn.Module):
         raise OptionError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     one_of(weights, "weights", WEIGHTS)
+    _check_size(module, weights)
     about = describe(
         name=Path(path).stem if name is None else name,
         shape=shape,
@@ -146,6 +147,7 @@ def export_checkpoint(
     source = Path(source)
     file = source / checkpoint.MODEL if source.is_dir() else source
     net, cfg = checkpoint.load_checkpoint(file)
+    _check_size(net, weights)
     _, _, step = checkpoint.read(file)
     log.info("%s: step %d, %d parameters", file, step, sum(p.numel() for p in net.parameters()))
     if net.cfg.learned_variance:
@@ -174,6 +176,12 @@ def _effort(folder: Path, step: int) -> dict[str, float]:
     return {"seconds": round(sum(seconds), 1)} if len(seconds) >= step else {}
 
 
+def _check_size(module: nn.Module, weights: str) -> None:
+    size = sum(p.numel() for p in module.parameters()) * (2 if weights == "fp16" else 4)
+    if size > graph.MAX_BYTES:
+        raise PlanError(f"model: expected at most {graph.MAX_BYTES} bytes of weights (protobuf's limit), got {size}")
+
+
 def _weights_digest(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
@@ -194,9 +202,6 @@ def _write(
     splits = hasattr(module, "rows") and hasattr(module, "trunk")
     if split and not splits:
         raise OptionError("split: expected a module with the methods rows(t[, label]) and trunk(x, rows), got none")
-    size = sum(p.numel() for p in module.parameters()) * (2 if weights == "fp16" else 4)
-    if size > graph.MAX_BYTES:
-        raise PlanError(f"model: expected at most {graph.MAX_BYTES} bytes of weights (protobuf's limit), got {size}")
     net = copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
     whole = _Denoiser(net, about.shape[0], integer_time)
 
