@@ -35,7 +35,7 @@ class CostModel {
  public:
   static constexpr size_t kSamples = 5;  // per variant; later runs change nothing, so plans settle
 
-  // A variant's first samples; their median is its cost. True where the cost changed.
+  // A variant's first samples; the least is its cost, since a busy machine only ever adds. True where one was taken.
   bool add_sample(Variant variant, double seconds);
   void add_compile(double seconds);
 
