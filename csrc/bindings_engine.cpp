@@ -41,12 +41,23 @@ class Request {
   std::unique_ptr<ddpm_rt::Request> request_;
 };
 
+// The last owner may be a call in progress on any thread, with or without the GIL; what it joins may be waiting for it.
+struct Join {
+  void operator()(ddpm_rt::Engine* engine) const {
+    if (PyGILState_Check()) {
+      unlocked([&] { delete engine; });
+    } else {
+      delete engine;
+    }
+  }
+};
+
 class Engine {
  public:
   static std::unique_ptr<Engine> open(const std::string& path, const py::dict& options) {
     auto self = std::make_unique<Engine>();
     const ddpm_rt::EngineOptions o = engine_options(options);
-    self->engine_ = unlocked([&] { return std::make_shared<ddpm_rt::Engine>(path, o); });
+    self->engine_.reset(unlocked([&] { return new ddpm_rt::Engine(path, o); }), Join());
     return self;
   }
 
@@ -59,7 +70,7 @@ class Engine {
     const ddpm_rt::EngineOptions o = engine_options(options);
     const auto denoise = [denoiser = self->denoiser_.get()](auto... arguments) { (*denoiser)(arguments...); };
     const std::vector<double> schedule(alpha_bar.data(), alpha_bar.data() + alpha_bar.size());
-    self->engine_ = unlocked([&] { return std::make_shared<ddpm_rt::Engine>(manifest, schedule, denoise, o); });
+    self->engine_.reset(unlocked([&] { return new ddpm_rt::Engine(manifest, schedule, denoise, o); }), Join());
     return self;
   }
 
@@ -76,10 +87,7 @@ class Engine {
     release();
   }
 
-  void release() {
-    std::shared_ptr<ddpm_rt::Engine> engine = std::move(engine_);
-    unlocked([&] { engine.reset(); });  // joins threads that may be waiting for the GIL
-  }
+  void release() { std::shared_ptr<ddpm_rt::Engine>(std::move(engine_)).reset(); }
 
   std::string info() const {
     const auto engine = opened();

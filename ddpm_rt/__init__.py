@@ -74,8 +74,15 @@ def __getattr__(name: str) -> object:
 
     if name in _HOME:
         value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    elif name == "kernels":
-        value = importlib.import_module(".kernels", __name__)
+    elif name in ("kernels", "_core"):
+        try:
+            value = importlib.import_module(f".{name}", __name__)
+        except ModuleNotFoundError as e:
+            if e.name != f"{__name__}._core":
+                raise
+            raise ImportError(
+                "the C++ extension is not built for this Python: run pip install -e .", name=e.name
+            ) from e
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

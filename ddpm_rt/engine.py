@@ -34,7 +34,8 @@ class Engine:
         batch_invariant: an image's bits do not depend on its neighbours; None: True on the CPU.
         cache_dir: folder of compiled networks; None: the user's cache folder; "": none.
         card: JSON manifest for a model file that is not a plan; None: NAME.json beside it.
-        trust_native: load machine code that a plan embeds; only for files from a source you trust.
+        trust_native: load machine code that a plan embeds; only for files from a source you trust. No
+            plan of this version embeds any.
 
     Raises:
         PlanError, BackendError, DeviceError, OptionError: the message names the field, what was expected, what was found.
@@ -55,10 +56,12 @@ class Engine:
         trust_native: bool = False,
         **unknown: Any,
     ) -> None:
+        if not isinstance(trust_native, bool):
+            raise OptionError(f"trust_native: expected True or False, got {trust_native!r}")
         for name in unknown:
             raise options.unknown(name, [r["name"] for r in options.table() if r["scope"] == "engine"], "Engine")
         given = call.engine_options(device, backend, precision, threads, max_batch, batch_invariant, cache_dir)
-        with plan_files.located(plan, card, trust_native) as path:
+        with plan_files.located(plan, card) as path:
             self._open(_core.Engine.open(str(path), given))
 
     @classmethod

@@ -1,66 +1,72 @@
-"""Which file an Engine opens: a path, a plan that ships with the package, or a raw ONNX model with its card."""
+"""Which file an Engine opens: a path, a plan by name, or a raw ONNX model with its card."""
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from . import _core
 from .errors import OptionError, PlanError
 
 MODELS = pathlib.Path(__file__).resolve().parent / "models"
 
 
 def shipped() -> list[str]:
-    """Names that `Engine(name)` knows."""
+    """Names of the plans that come with the package."""
     return sorted(path.stem for path in MODELS.glob("*.plan"))
 
 
 def find(plan: str | os.PathLike[str]) -> pathlib.Path:
-    """A bare name of a shipped plan is that plan; everything else is a path."""
+    """The file of a plan: a path; or a bare name, looked for in the package, in $DDPM_RT_MODELS and in ./models.
+
+    PlanError, listing the names that these folders hold, where there is none.
+    """
     if not isinstance(plan, (str, os.PathLike)):
         raise OptionError(f"plan: expected a path or a name, got {type(plan).__name__}")
     text = os.fspath(plan)
-    if isinstance(plan, str) and text in shipped():
-        return MODELS / f"{text}.plan"
     path = pathlib.Path(text)
-    if not path.exists():
-        names = ", ".join(shipped()) or "none in this build"
-        raise PlanError(
-            f"plan: expected a file or the name of a shipped plan ({names}), got {text!r}, which does not exist"
-        )
-    return path
+    is_name = isinstance(plan, str) and path.name == text and not path.suffix
+    if is_name:
+        for folder in _folders():
+            if (found := folder / f"{text}.plan").is_file():
+                return found
+    if path.is_file():
+        return path
+    what = "a folder" if path.is_dir() else "which does not exist"
+    raise PlanError(f"plan: expected a file or the name of a plan here ({_names()}), got {text!r}, {what}")
+
+
+def _folders() -> list[pathlib.Path]:
+    own = os.environ.get("DDPM_RT_MODELS")
+    return [MODELS, *([pathlib.Path(own)] if own else []), pathlib.Path("models")]
+
+
+def _names() -> str:
+    return ", ".join(sorted({file.stem for folder in _folders() for file in folder.glob("*.plan")})) or "none"
 
 
 @contextmanager
-def located(
-    plan: str | os.PathLike[str], card: str | os.PathLike[str] | None, trust_native: bool
-) -> Iterator[pathlib.Path]:
-    """The path of a plan to open; for an .onnx file a temporary plan made of it and its card.
+def located(plan: str | os.PathLike[str], card: str | os.PathLike[str] | None) -> Iterator[pathlib.Path]:
+    """The plan to open. For an .onnx file: a temporary one, made of it and its card (which needs the `export` extra).
 
     Raises:
-        PlanError, OptionError: no such file, no card, or a card beside a plan, which has none.
+        PlanError, OptionError: no such file, a card that is missing or wrong, or a card beside a plan, which has its own.
     """
     path = find(plan)
     if path.suffix.lower() != ".onnx":
         if card is not None:
-            raise OptionError(
-                f"card: expected None with a plan, whose manifest it carries itself, got {os.fspath(card)!r}"
-            )
+            raise OptionError(f"card: expected None with a plan, which describes itself, got {os.fspath(card)!r}")
         yield path
         return
-    manifest = _read_card(path, path.with_suffix(".json") if card is None else pathlib.Path(card))
+    try:
+        from .export.onnx_file import export_onnx
+    except ImportError as e:
+        raise OptionError(
+            f'plan: expected a plan, got {str(path)!r}; to read ONNX models: pip install "ddpm_rt[export]" ({e})'
+        ) from e
     with tempfile.TemporaryDirectory(prefix="ddpm_rt-") as folder:
         target = pathlib.Path(folder) / "model.plan"
-        sections = {"model.onnx": path.read_bytes(), "alpha_bar": manifest.pop("_alpha_bar")}
-        _core.write_plan(str(target), json.dumps(manifest), sections)
+        export_onnx(path, card, target, name=path.stem)
         yield target
-
-
-def _read_card(model: pathlib.Path, card: pathlib.Path) -> dict[str, Any]:
-    raise NotImplementedError

@@ -104,9 +104,9 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def call(*arguments: str | Path, python: str | None = None, **keywords: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", python] if python is not None else [sys.executable, "-m", "ddpm_rt"]
-        return subprocess.run(
+        return subprocess.run(  # noqa: PLW1510
             [*command, *map(str, arguments)],
-            **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120, **keywords},
+            **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120, "check": False, **keywords},
         )
 
     return call

@@ -289,20 +289,24 @@ def test_close_and_context(engine):
     assert "closed" in repr(other)
 
 
-def test_close_on_another_thread_cancels():
-    entered = threading.Event()
+def test_close_on_another_thread_at_any_moment():
+    for attempt in range(40):
+        entered = threading.Event()
 
-    def slow(x, t, labels):
-        entered.set()
-        time.sleep(0.01)
-        return 0 * x
+        def slow(x, t, labels, entered=entered):
+            entered.set()
+            time.sleep(0.0005)
+            return 0 * x
 
-    engine = ddpm_rt.Engine.from_callable(slow, (4,))
-    closer = threading.Thread(target=lambda: (entered.wait(), engine.close()))
-    closer.start()
-    with pytest.raises(ddpm_rt.DdpmError):
-        engine.sample(1, steps=1000, sampler="ddpm")
-    closer.join()
+        engine = ddpm_rt.Engine.from_callable(slow, (4,))
+        closer = threading.Thread(
+            target=lambda e=engine, go=entered, s=attempt: (go.wait(), time.sleep(s / 10_000), e.close())
+        )
+        closer.start()
+        with pytest.raises((ddpm_rt.CancelledError, ddpm_rt.DeviceError)):
+            while True:
+                engine.sample(1, steps=3)
+        closer.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
@@ -385,7 +389,9 @@ def test_memory_is_bounded_by_the_output():
         images = engine.sample(50_000, steps=1, seed=0)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, images.nbytes // 1024)
     """)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     grown, output = map(int, done.stdout.split())
     assert grown < output + 16 * 1024  # KiB; the states alone would be four times the output
