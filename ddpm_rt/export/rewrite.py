@@ -42,10 +42,9 @@ def halve_weights(model: onnx.ModelProto) -> int:
 def lower_group_norm(model: onnx.ModelProto) -> int:
     """GroupNormalization nodes become reshape, InstanceNormalization, reshape, scale, shift.  -> how many
 
-    OpenVINO 2026.4 crashes on GroupNormalization followed by a scale and shift per sample (FiLM). Opsets 18 to 20 have
-    scale and shift per group, later ones per channel. Nodes whose scale is no initializer are left alone.
+    OpenVINO 2026.4 crashes on GroupNormalization followed by a scale and shift per sample (FiLM). Nodes whose scale is no
+    initializer are left alone. (Opsets 18 to 20 have another GroupNormalization, which onnx's checker refuses.)
     """
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     sizes = {t.name: t.dims[0] for t in model.graph.initializer if len(t.dims) == 1}
     nodes: list[onnx.NodeProto] = []
     done = 0
@@ -54,8 +53,8 @@ def lower_group_norm(model: onnx.ModelProto) -> int:
         nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
-    def constant(name: str, values: np.ndarray) -> str:
-        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    def constant(name: str, values: list[float], kind: type = np.int64) -> str:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, kind), name))
         return name
 
     for node in model.graph.node:
@@ -66,20 +65,15 @@ def lower_group_norm(model: onnx.ModelProto) -> int:
         groups, epsilon = attributes["num_groups"], attributes.get("epsilon", 1e-5)
         x, scale, shift = node.input
         tag = f"{node.output[0]}.group_norm"
-        in_groups = constant(f"{tag}.in_groups", np.array([0, groups, -1], np.int64))  # 0: the batch, as it is
-        folded = emit("Reshape", [x, in_groups], f"{tag}.folded")
-        if version < 21:
-            inner = [scale, shift]
-        else:
-            inner = [constant(f"{tag}.{k}", np.full(groups, v, np.float32)) for k, v in (("one", 1), ("zero", 0))]
-        result = emit("InstanceNormalization", [folded, *inner], f"{tag}.normal", epsilon=epsilon)
-        if version >= 21:
-            in_channels = constant(f"{tag}.in_channels", np.array([0, sizes[scale], -1], np.int64))
-            column = constant(f"{tag}.column", np.array([-1, 1], np.int64))
-            result = emit("Reshape", [result, in_channels], f"{tag}.unfolded")
-            result = emit("Mul", [result, emit("Reshape", [scale, column], f"{tag}.scale")], f"{tag}.scaled")
-            result = emit("Add", [result, emit("Reshape", [shift, column], f"{tag}.shift")], f"{tag}.shifted")
-        emit("Reshape", [result, emit("Shape", [x], f"{tag}.shape")], node.output[0])
+        folded = emit("Reshape", [x, constant(f"{tag}.in_groups", [0, groups, -1])], f"{tag}.folded")  # 0: the batch
+        unit = [constant(f"{tag}.one", [1] * groups, np.float32), constant(f"{tag}.zero", [0] * groups, np.float32)]
+        normal = emit("InstanceNormalization", [folded, *unit], f"{tag}.normal", epsilon=epsilon)
+        in_channels = constant(f"{tag}.in_channels", [0, sizes[scale], -1])
+        column = constant(f"{tag}.column", [-1, 1])
+        unfolded = emit("Reshape", [normal, in_channels], f"{tag}.unfolded")
+        scaled = emit("Mul", [unfolded, emit("Reshape", [scale, column], f"{tag}.scale")], f"{tag}.scaled")
+        shifted = emit("Add", [scaled, emit("Reshape", [shift, column], f"{tag}.shift")], f"{tag}.shifted")
+        emit("Reshape", [shifted, emit("Shape", [x], f"{tag}.shape")], node.output[0])
         done += 1
     del model.graph.node[:]
     model.graph.node.extend(nodes)
