@@ -169,7 +169,7 @@ def test_bad_engine_options(mixture_plan, error, field, options):
 
 
 def test_a_missing_plan_names_what_there_is(tmp_path):
-    with pytest.raises(PlanError, match="plan: expected a file or the name of a shipped plan"):
+    with pytest.raises(PlanError, match="plan: expected a file or the name of a plan here"):
         ddpm_rt.Engine(tmp_path / "absent.plan")
     with pytest.raises(PlanError):
         ddpm_rt.Engine(tmp_path)
