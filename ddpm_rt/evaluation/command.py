@@ -17,8 +17,8 @@ EXAMPLES = """examples:
   ddpm-rt evaluate digits --json result.json --grid samples.png   both, kept; docs/model_digits.md is made of it:
   python -m ddpm_rt.evaluation.card result.json -o docs/model_digits.md
 
-The judge is a small CNN trained on 4,500 real MNIST digits (a few minutes, once; kept in the user's cache folder). FID@digits
-is a distance in its features: compare it with nothing but FID@digits of the same judge.
+The judge is a small CNN trained on 4,500 real MNIST digits (a few minutes, once; kept in the user's cache folder).
+FID@digits is a distance in its features: compare it with nothing but FID@digits of the same judge.
 """
 
 
@@ -173,8 +173,8 @@ def render(result: dict[str, Any]) -> str:
         for name in ("fid", "kid"):
             low, high = found[f"{name}_interval95"]
             lines.append(
-                f"{name.upper()}@digits: {found[name]:.4g} (95 %: {low:.4g} to {high:.4g}) of {found['n']} samples at scale "
-                f"{found['scale']:g}; of {floor['n']}: {found['same_n'][name]:.4g}, held-out digits {floor[name]:.4g}"
+                f"{name.upper()}@digits: {found[name]:.4g} (95 %: {low:.4g} to {high:.4g}) of {found['n']} samples at "
+                f"scale {found['scale']:g}; of {floor['n']}: {found['same_n'][name]:.4g}, held-out {floor[name]:.4g}"
             )
         lines.append(
             f"precision {found['precision']:.3f}, recall {found['recall']:.3f} against held-out digits "

@@ -29,9 +29,9 @@ def label_accuracy(judge: Judge, images: np.ndarray, labels: np.ndarray) -> dict
 def distribution(judge: Judge, images: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """FID@digits and KID@digits against the training digits, precision and recall against the held-out ones.
 
-    Every figure has its floor beside it: the same of real digits, the 500 held out. FID depends on the number of images,
-    so it is also given for as many samples as there are held-out digits. Precision and recall are means over blocks of
-    that size.
+    Every figure has its floor beside it: the same of real digits, the 500 held out. FID depends on the number of
+    images, so it is also given for as many samples as there are held-out digits. Precision and recall are means over
+    blocks of that size.
     """
     train, held = mnist5k("train"), mnist5k("held_out")
     real, real_held = judge.features(train.images), judge.features(held.images)
@@ -72,8 +72,9 @@ def _blocks(held: np.ndarray, other: np.ndarray, size: int) -> tuple[float, floa
 
 
 def memorisation(images: np.ndarray) -> dict[str, Any]:
-    """Distance in pixels (0 to 1 each, Euclidean over the image) to the nearest training digit: of the samples, and of the
-    held-out digits, which nobody can have memorised. `nearer` is the share of samples nearer than 99 % of the held-out."""
+    """Distance in pixels (0 to 1 each, Euclidean over the image) to the nearest training digit: of the samples, and of
+    the held-out digits, which nobody can have memorised. `nearer` is the share of samples nearer than
+    99 % of the held-out."""
     train, held = mnist5k("train"), mnist5k("held_out")
     reference = _pixels(train.images)
     of_samples = metrics.nearest_distances(_pixels(images), reference)

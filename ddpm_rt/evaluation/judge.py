@@ -65,11 +65,12 @@ def augment(x: Tensor, g: torch.Generator) -> Tensor:
 
 
 def to_input(images: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, 1], H, W >= 28 -> [N, 1, 28, 28] in [-1, 1]; of larger images the middle. OptionError for others."""
+    """uint8 [N, H, W, 1], H, W >= 28 -> [N, 1, 28, 28] in [-1, 1] (the middle of it). OptionError for others."""
     ok = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 1 and min(images.shape[1:3]) >= SIZE
     if not ok:
         raise OptionError(
-            f"images: expected uint8 [n, 28 or more, 28 or more, 1], as digits are, got {images.dtype} {list(images.shape)}"
+            "images: expected uint8 [n, 28 or more, 28 or more, 1], as digits are, got "
+            f"{images.dtype} {list(images.shape)}"
         )
     top, left = (images.shape[1] - SIZE) // 2, (images.shape[2] - SIZE) // 2
     middle = np.ascontiguousarray(images[:, top : top + SIZE, left : left + SIZE, 0])
@@ -119,8 +120,8 @@ def train(
 ) -> Judge:
     """A judge trained on `data` (uint8 images, labels; None: the 4,500 training digits) with one cycle of AdamW.
 
-    It runs on one thread: sums are then in one order, so a seed gives the same judge however many cores there are, and so
-    small a network gains little from a second. Torch's global generator and number of threads are left as they were.
+    It runs on one thread: sums are then in one order, so a seed gives the same judge however many cores there are, and
+    so small a network gains little from a second. Torch's global generator and number of threads are left as they were.
     """
     if epochs < 1:
         raise OptionError(f"judge_epochs: expected at least 1, got {epochs}")

@@ -69,7 +69,7 @@ def _kernel_sums(a: np.ndarray, b: np.ndarray, wa: np.ndarray, wb: np.ndarray, s
 
 
 def _kid(a: np.ndarray, b: np.ndarray, wa: np.ndarray, wb: np.ndarray) -> np.ndarray:
-    """KID of resampled sets: wa[i, r] is how often row i is in resample r. A row is never paired with itself.  -> [r]"""
+    """KID of resampled sets: wa[i, r] counts row i in resample r. A row is never paired with itself.  -> [r]"""
 
     def pairs(w: np.ndarray) -> np.ndarray:
         return w.sum(0) ** 2 - (w**2).sum(0)
@@ -195,4 +195,4 @@ class Share:
         p, n, zz = self.value, self.n, self.z**2
         centre = (p + zz / (2 * n)) / (1 + zz / n)
         half = self.z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return centre - half if self.hits else 0.0, centre + half if self.hits < n else 1.0  # exact at the ends

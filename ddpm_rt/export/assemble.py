@@ -33,7 +33,8 @@ def write(
     """Checks and writes the plan; returns what a summary needs: path, bytes, parity, manifest.
 
     models: "unet", and "temb" where the embedding is a network of its own; changed in place. ports: the same keys ->
-    (input role -> tensor, output role -> tensor). original: role -> array of a batch to eps, what the graphs must equal.
+    (input role -> tensor, output role -> tensor). original: role -> array of a batch to eps, what the graphs must
+    equal.
     """
     halved = 0
     for model in models.values():

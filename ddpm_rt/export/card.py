@@ -31,8 +31,8 @@ def read_card(
 ) -> dict[str, Any]:
     """The card as a dict with every required key.
 
-    card: its content, a file, or None for NAME.json beside the model. inputs: tensor name -> dimensions of the graph, to
-    show in a message. PlanError, with what to write, where there is none or it lacks something.
+    card: its content, a file, or None for NAME.json beside the model. inputs: tensor name -> dimensions of the graph,
+    to show in a message. PlanError, with what to write, where there is none or it lacks something.
     """
     if isinstance(card, Mapping):
         content, where = dict(card), "card"

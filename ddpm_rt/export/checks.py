@@ -102,7 +102,7 @@ class Network:
 
 
 def cases(about: Description, count: int = SELF_TESTS) -> Arrays:
-    """Inputs of `count` evaluations: unit noise, timesteps spread over the schedule, classes with the null label last."""
+    """Inputs of `count` evaluations: unit noise, timesteps spread over the schedule, the null label last."""
     steps = np.linspace(0, len(about.alpha_bar) - 1, count).round()
     inputs = {
         "x": np.random.default_rng(0).standard_normal((count, *about.shape)).astype(np.float32),

@@ -14,8 +14,9 @@ EXAMPLES = """examples:
   ddpm-rt export runs/digits/model.safetensors -o d.plan --weights fp16 --steps 25 --scale 2
   ddpm-rt export model.onnx --card card.json -o model.plan       any ONNX model of (x, t[, label])
 
-A card is JSON with the keys of a plan's manifest that the graph does not tell. Without one, NAME.json beside the model is
-taken; if there is none, the error shows what to write. From Python: ddpm_rt.export.export_plan(module, path, shape=...).
+A card is JSON with the keys of a plan's manifest that the graph does not tell. Without one, NAME.json beside the model
+is taken; if there is none, the error shows what to write. From Python: ddpm_rt.export.export_plan(module, path,
+shape=...).
 """
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from ..errors import OptionError, PlanError
 from . import assemble, checks, graph
 from .description import WEIGHTS, Description, describe, one_of
+
+if TYPE_CHECKING:
+    from ..training.config import TrainConfig
 
 log = logging.getLogger("ddpm_rt.export")
 
@@ -83,10 +86,10 @@ def export_plan(
     """A plan of any torch module, checked against it. Returns path, bytes, parity and manifest.
 
     Args:
-        module: module(x, t), or module(x, t, label) with classes, -> eps. x, eps [B, *shape] float32; t [B] float32, the
-            timestep index times time_scale; label [B] int64 in 0..num_classes, which is the null label. Results with an
-            attribute `sample` (diffusers) and tuples are understood; of 2C channels the first C are taken. It is copied to
-            the CPU, in float32 and eval mode; the module itself is left as it is.
+        module: module(x, t), or module(x, t, label) with classes, -> eps. x, eps [B, *shape] float32; t [B] float32,
+            the timestep index times time_scale; label [B] int64 in 0..num_classes, which is the null label. Results
+            with an attribute `sample` (diffusers) and tuples are understood; of 2C channels the first C are taken. It
+            is copied to the CPU, in float32 and eval mode; the module itself is left as it is.
         path: of the plan; written whole or not at all.
         shape: of one sample, rank 1 to 4; images are [C, H, W].
         schedule: "linear", "scaled_linear", "cosine", "sigmoid" (T = 1000), betas [T], {"name", "T"}, {"betas"},
@@ -101,8 +104,8 @@ def export_plan(
             the methods rows(t[, label]) -> [B, R] and trunk(x, rows) -> eps. None: if it has them.
 
     Raises:
-        OptionError: an argument. PlanError: the module cannot be exported, couples the images of a batch, differs from its
-            graph, or is beyond 2 GB.
+        OptionError: an argument. PlanError: the module cannot be exported, couples the images of a batch, differs from
+            its graph, or is beyond 2 GB.
     """
     if not isinstance(module, nn.Module):
         raise OptionError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
@@ -139,7 +142,8 @@ def export_checkpoint(
 ) -> dict[str, Any]:
     """A plan of a checkpoint of `ddpm-rt train`: EMA weights, with the run's schedule, classes and configuration.
 
-    source: the run's folder, or one of its .safetensors files. The other arguments and the result are `export_plan`'s.
+    source: the run's folder, or one of its .safetensors files. card None: a line on the run. The other arguments and
+    the result are `export_plan`'s.
     """
     from ..training import checkpoint
 
@@ -160,12 +164,20 @@ def export_checkpoint(
         class_names=cfg.class_names,
         defaults=defaults,
         licence=licence,
-        card=card,
+        card=card or _history(cfg, step),
         sources={"checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
         extra={"training": {"step": step, "config": dataclasses.asdict(cfg), **_effort(file.parent, step)}},
     )
     about = dataclasses.replace(about, schedule_name=str(cfg.schedule.get("name", "given")))
     return _write(net, path, about, weights, False, split)
+
+
+def _history(cfg: TrainConfig, step: int) -> str:
+    classes = f", classes {', '.join(cfg.class_names[:20])}" if cfg.class_names else ""
+    images = f"{cfg.images} images of " if cfg.images else ""
+    return (
+        f"Trained by ddpm-rt train on {images}{cfg.data}{classes}: {step} steps of {cfg.batch} images, loss {cfg.loss}."
+    )
 
 
 def _effort(folder: Path, step: int) -> dict[str, float]:

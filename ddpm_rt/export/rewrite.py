@@ -42,8 +42,8 @@ def halve_weights(model: onnx.ModelProto) -> int:
 def lower_group_norm(model: onnx.ModelProto) -> int:
     """GroupNormalization nodes become reshape, InstanceNormalization, reshape, scale, shift.  -> how many
 
-    OpenVINO 2026.4 crashes on GroupNormalization followed by a scale and shift per sample (FiLM). Nodes whose scale is no
-    initializer are left alone. (Opsets 18 to 20 have another GroupNormalization, which onnx's checker refuses.)
+    OpenVINO 2026.4 crashes on GroupNormalization followed by a scale and shift per sample (FiLM). Nodes whose scale is
+    no initializer are left alone. (Opsets 18 to 20 have another GroupNormalization, which onnx's checker refuses.)
     """
     sizes = {t.name: t.dims[0] for t in model.graph.initializer if len(t.dims) == 1}
     nodes: list[onnx.NodeProto] = []

@@ -66,7 +66,7 @@ def test_kid_does_not_depend_on_the_block_size(monkeypatch):
 
 
 def test_kid_is_unbiased():
-    """Two samples of one distribution: the mean over many draws is 0 within 4 standard errors; the biased form's is not."""
+    """Two samples of one distribution: the mean over many draws is 0 within 4 standard errors."""
     drawn = np.array([metrics.kid(*np.random.default_rng(s).normal(size=(2, 30, 4))) for s in range(300)])
     assert abs(drawn.mean()) < 4 * drawn.std() / np.sqrt(300)
 
