@@ -6,6 +6,7 @@ PNG is written here with zlib alone, so that sampling to a file needs neither Pi
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
 import os
 import pathlib
@@ -259,14 +260,14 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         OptionError: the folder is missing or read-only, or the disk is full; nothing is left behind.
     """
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    target = pathlib.Path(os.path.realpath(path))  # through a link, so that the link stays
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
+        if target.exists() and not target.is_file():  # a folder; or a device, which a rename would replace
+            raise OSError(errno.EINVAL, "not a regular file")
         with open(temporary, "xb") as file:
             yield file
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as e:
         raise OptionError(f"path: expected a file that can be written, got {str(path)!r}: {e.strerror or e}") from e
     finally:

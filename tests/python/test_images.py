@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
 
 import numpy as np
@@ -133,6 +134,19 @@ def test_what_cannot_be_written_leaves_nothing(batch, tmp_path, name):
     with pytest.raises(OptionError, match="path: expected"):
         batch.save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_links_stay_and_what_is_no_file_is_refused(batch, tmp_path):
+    (tmp_path / "real.png").write_bytes(b"")
+    (tmp_path / "link.png").symlink_to("real.png")
+    batch.save(tmp_path / "link.png")
+    assert (tmp_path / "link.png").is_symlink() and (tmp_path / "real.png").stat().st_size > 100
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("folder.png", "pipe.png"):
+        with pytest.raises(OptionError, match="not a regular file"):
+            batch.save(tmp_path / name)
+    assert (tmp_path / "pipe.png").is_fifo() and len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_failed_write_keeps_the_old_file(batch, tmp_path, monkeypatch):
