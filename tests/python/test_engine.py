@@ -332,6 +332,7 @@ def test_a_forked_child_is_refused(engine):
 
 INTERRUPTED = """
 import os, signal, threading, time, numpy as np, ddpm_rt
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background passes on that it is ignored
 def slow(x, t, labels):
     time.sleep(0.005)
     return 0 * x

@@ -106,7 +106,6 @@ def test_a_wheel_samples_by_itself(tmp_path):
         "wheel",
         "-q",
         "--no-deps",
-        "--no-build-isolation",
         "-w",
         str(tmp_path),
         str(ROOT),
