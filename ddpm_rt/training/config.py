@@ -121,7 +121,7 @@ PRESETS: dict[str, dict] = {
             "patch": 2,
         },
         "loss": "min_snr",
-        "steps": 14000,
+        "steps": 10000,
         "batch": 64,
         "lr": 2e-3,
         "ema": 0.999,
