@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -16,6 +18,8 @@ from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
 
 _SLICE_SECONDS = 0.02  # how long a wait may keep a signal waiting
+_EXIT_SECONDS = 2.0  # how long the interpreter's exit may wait for daemon threads to come back
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class Engine:
@@ -111,6 +115,7 @@ class Engine:
         self._close_core = weakref.finalize(self, _close, core, self._pid)  # also runs before the interpreter exits
         self._lock = threading.Lock()
         self._running = 0
+        _engines.add(self)
         info = self.info()
         self._model = call.Model(
             name=info["name"],
@@ -203,6 +208,7 @@ class Engine:
             self._running += 1
         try:
             self._wait(request, bar)
+            return self._wrap(out, request, kind, given, sampler, s)
         except NumericError as e:
             if e.images is None:  # not the callback's own
                 e.images = self._wrap(out, request, kind, given, sampler, s)
@@ -210,11 +216,11 @@ class Engine:
             raise
         finally:
             bar.close()
+            del request  # while this call still counts as running: releasing it gives up the GIL once more
             with self._lock:
                 self._running -= 1
                 if self._running == 0:
                     core.forget_denoiser_error()
-        return self._wrap(out, request, kind, given, sampler, s)
 
     def _wait(self, request: _core.Request, bar: Progress) -> None:
         """Waits in short slices, so that signals are seen between them; raises what the request failed with."""
@@ -226,6 +232,8 @@ class Engine:
         except BaseException:  # Ctrl-C: at once; the tick in progress ends by itself and writes nothing of this request
             request.cancel()
             raise
+        finally:
+            del request  # a traceback keeps this frame
 
     def _wrap(
         self,
@@ -293,3 +301,12 @@ class Engine:
 def _close(core: _core.Engine, pid: int) -> None:
     if pid == os.getpid():
         core.close()
+
+
+@atexit.register
+def _let_threads_return() -> None:
+    """Behind the closing of all engines at exit: a daemon thread that asked for the GIL from inside the extension once
+    the interpreter is going down would be unwound through C++, which ends the process with an abort."""
+    end = time.monotonic() + _EXIT_SECONDS
+    while any(e._running and e._pid == os.getpid() for e in list(_engines)) and time.monotonic() < end:
+        time.sleep(0.001)
