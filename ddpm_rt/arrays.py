@@ -90,4 +90,6 @@ def seeds(value: Any, field: str = "seeds") -> np.ndarray:
     """Integers of 0 to 2^64 - 1 -> uint64 [n]"""
     if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
         raise OptionError(f"{field}: expected a sequence of integers, got {value!r}")
+    if isinstance(value, np.ndarray) and value.dtype == np.uint64 and value.ndim == 1:
+        return np.ascontiguousarray(value)  # every value is in range: a check of each would cost more than the step
     return np.array([integer(v, f"{field}[{i}]", 0, 2**64 - 1) for i, v in enumerate(value)], np.uint64)
