@@ -22,7 +22,6 @@ struct BackendOptions {
   std::string precision = "auto";  // auto | fp32 | bf16 | fp16
   int threads = 0;                 // 0: min(affinity, cgroup quota, physical cores)
   std::string library;             // path of the backend's shared library, found by the front end; empty: default names
-  std::string cache_dir;           // empty: no cache on disk
 };
 
 struct Limits {

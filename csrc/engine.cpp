@@ -119,11 +119,11 @@ std::unique_ptr<Engine> Engine::open(const std::string& plan_path, const ddpm_rt
     throw Error(Code::kPlan, "networks.kind: expected onnx or gaussian_mixture, got \"" + engine->spec_.network.kind + "\"");
   }
   if (backend == "analytic") refuse("backend: expected auto, openvino or onnxruntime for a plan of kind onnx, got \"analytic\"");
-  engine->start_onnx(options, {"", engine->threads_, "", engine->cache_dir_});
+  engine->start_onnx(options);
   return engine;
 }
 
-void Engine::start_onnx(const ddpm_rt_engine_options& options, const BackendOptions& base) {
+void Engine::start_onnx(const ddpm_rt_engine_options& options) {
   const struct {
     const char* name;
     Maker make;
@@ -138,9 +138,7 @@ void Engine::start_onnx(const ddpm_rt_engine_options& options, const BackendOpti
     if (wanted != "auto" && wanted != backend.name) continue;
     std::vector<Candidate> candidates;
     for (const std::string& p : precisions) {
-      BackendOptions o = base;
-      o.precision = p;
-      o.library = backend.library;
+      const BackendOptions o{p, threads_, backend.library};
       candidates.push_back({p, [this, make = backend.make, o] { return make(spec_, *plan_, o); }});
     }
     while (!candidates.empty()) {

@@ -31,7 +31,7 @@ class Engine {
  private:
   Engine(ModelSpec spec, std::shared_ptr<const Plan> plan, const ddpm_rt_engine_options& options);
   void start(std::vector<Candidate> candidates, const std::string& digest);
-  void start_onnx(const ddpm_rt_engine_options& options, const BackendOptions& backend);
+  void start_onnx(const ddpm_rt_engine_options& options);
   void expect_parent() const;
   std::shared_ptr<const Table> table_for(const ddpm_rt_sample_options& options);
   void set_images(const ddpm_rt_sample_options& options, RequestSpec* request) const;

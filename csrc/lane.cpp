@@ -1,9 +1,10 @@
 #include "lane.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <utility>
+
+#include "clock.h"
 
 #if defined(__SSE__) || defined(_M_X64)
 #include <xmmintrin.h>
@@ -14,8 +15,6 @@ namespace ddpm_rt {
 namespace {
 
 constexpr int kReconsider = 16;  // ticks after which more variants may be found to pay
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Hosts may have switched denormals off on the thread that starts us; results must not depend on that.
 void set_default_float_environment() {

@@ -1,11 +1,11 @@
 #include "qualify.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
+#include "clock.h"
 #include "error.h"
 #include "step.h"
 
@@ -13,8 +13,6 @@ namespace ddpm_rt {
 namespace {
 
 constexpr uint64_t kProbeSeed = 0x9e3779b97f4a7c15u;
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 void run_phase(Denoiser& denoiser, Variant v, int rows) {
   std::vector<Call> calls;

@@ -1,17 +1,16 @@
 #include "runner.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <new>
 #include <utility>
+
+#include "clock.h"
 
 namespace ddpm_rt {
 namespace {
 
 constexpr size_t kAlign = 64;
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 double default_tolerance(const std::string& precision) {
   return precision == "bf16" ? 1e-1 : precision == "fp16" ? 2e-2 : 2e-4;

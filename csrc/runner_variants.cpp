@@ -1,6 +1,5 @@
 // Runner: which variants are prepared, and what they must show first.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -8,6 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "clock.h"
 #include "runner.h"
 
 namespace ddpm_rt {
@@ -17,8 +17,6 @@ constexpr int kLargestPairedBucket = 16, kFirstOfMany = 16;
 constexpr size_t kMostVariants = 6;     // compiled variants do not share their weights
 constexpr double kDoubt = 1.05;         // an estimate must promise this much more than a measurement
 constexpr double kTimingBudget = 0.05;  // seconds of extra timed runs per variant
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 std::string number(double v) {
   char text[40];

@@ -12,7 +12,7 @@ from conftest import ROOT
 # Lower rooms know nothing of higher ones. A file is in the first room whose pattern it matches.
 ROOMS = [
     ("kernels", r"kernels/.*"),
-    ("tools", r"csrc/(error|file_io|dynamic_library|cpu|json_field)\..*"),
+    ("tools", r"csrc/(error|clock|file_io|dynamic_library|cpu|json_field)\..*"),
     ("tables", r"csrc/(schedule|solver)\..*"),
     ("plan", r"csrc/(plan|sha256|spec|spec_\w+)\..*"),
     ("denoiser interface", r"csrc/denoiser\..*"),
