@@ -60,10 +60,19 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--cmake-dir", action=_CmakeDir, nargs=0, help="print the folder for CMake's ddpm_rt_DIR")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, (module, _, line) in COMMANDS.items():
-        if name == command:
-            importlib.import_module(module).add_parser(subparsers)
-        else:
+        if name != command:
             subparsers.add_parser(name, help=line, add_help=False)
+            continue
+        about = importlib.import_module(module)  # DESCRIPTION, EXAMPLES, add_options(parser), main(args)
+        about.add_options(
+            subparsers.add_parser(
+                name,
+                help=line,
+                description=about.DESCRIPTION,
+                epilog=about.EXAMPLES,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
     return parser
 
 

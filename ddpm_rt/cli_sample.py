@@ -16,6 +16,7 @@ from .errors import OptionError
 MAX_N = 4096
 _GIF_FRAMES = 60
 
+DESCRIPTION = "Sample images from a plan file, or from a plan that comes with the package (digits)."
 EXAMPLES = """examples:
   ddpm-rt sample digits -n 40 --scale 3 -o digits.png           a grid of forty digits
   ddpm-rt sample digits --label 7 -n 16 --seed 0 -o sevens.png  sixteen sevens; the same pixels every time
@@ -30,14 +31,7 @@ NO_FLAG = ("latents", "x_init", "callback", "output")
 _TYPES = {"int": int, "float": float, "string": str}
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "sample",
-        help="images from a plan",
-        description="Sample images from a plan file, or from a plan that comes with the package (digits).",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(usage_error=parser.error)
     parser.add_argument("model", metavar="MODEL", help="a plan file, or the name of a shipped plan")
     where = parser.add_argument_group("output")

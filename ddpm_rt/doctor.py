@@ -46,14 +46,11 @@ _FEATURES = (
 _FEATURES += ("asimd", "asimdhp", "bf16", "sve", "i8mm")
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "doctor",
-        help="what is installed, which backends work",
-        description="Reports versions, the processor, and whether each backend runs a network here; if not, why not.",
-        epilog="examples:\n  ddpm-rt doctor\n  ddpm-rt doctor --json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+DESCRIPTION = "Reports versions, the processor, and whether each backend runs a network here; if not, why not."
+EXAMPLES = "examples:\n  ddpm-rt doctor\n  ddpm-rt doctor --json"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

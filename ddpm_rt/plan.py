@@ -10,14 +10,12 @@ from typing import Any
 from . import _core, plan_files
 from .errors import PlanError
 
+DESCRIPTION = "Show what is in a plan file. Exit code 1 if it is damaged."
 EXAMPLES = """examples:
   ddpm-rt inspect digits                what the shipped plan is, and what it does unasked
   ddpm-rt inspect my.plan --verify      reads every byte and compares it with its SHA-256
   ddpm-rt inspect my.plan --json        the same for a script; "manifest" is the manifest as it is stored
 """
-
-
-resolve = plan_files.find
 
 
 def inspect(plan: str | os.PathLike[str], verify: bool = False) -> dict[str, Any]:
@@ -96,14 +94,7 @@ def _some(names: list[str], most: int = 12) -> str:
     return ", ".join(map(str, names[:most])) + (f", ... ({len(names)} names)" if len(names) > most else "")
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "inspect",
-        help="what is in a plan file; --verify checks every byte",
-        description="Show what is in a plan file. Exit code 1 if it is damaged.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", help="a plan file, or the name of a shipped plan")
     parser.add_argument("--verify", action="store_true", help="check every section against its SHA-256")
     parser.add_argument("--json", action="store_true", help="print JSON")

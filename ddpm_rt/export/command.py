@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import OptionError, PlanError
 
+DESCRIPTION = "Make a plan file, checked against its source, of a checkpoint or an ONNX model."
 EXAMPLES = """examples:
   ddpm-rt export runs/digits -o digits.plan                      a run of ddpm-rt train, its averaged weights
   ddpm-rt export runs/digits/model.safetensors -o d.plan --weights fp16 --steps 25 --scale 2
@@ -20,14 +21,7 @@ shape=...).
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "export",
-        help="make a plan of a checkpoint or an ONNX model",
-        description="Make a plan file, checked against its source, of a checkpoint or an ONNX model.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="folder or .safetensors of ddpm-rt train, or an .onnx file")
     parser.add_argument(
         "-o", "--output", metavar="PLAN", required=True, help="the plan to write, conventionally NAME.plan"

@@ -13,6 +13,7 @@ if typing.TYPE_CHECKING:
     from .config import TrainConfig
     from .data import Data
 
+DESCRIPTION = "Train a DDPM on a folder of images or on the bundled digits."
 EXAMPLES = """examples:
   ddpm-rt train --preset digits --out runs/digits
   ddpm-rt train --data photos/ --image-size 64 --out runs/photos --crop 8 --flip
@@ -64,18 +65,6 @@ TRAIN_OPTIONS = {
     "sample_every": (int, "steps between sample grids, 0 for none (default 1000)"),
 }
 DEFAULT_MODEL = {"channels": 64, "channel_mult": [1, 2, 2], "res_blocks": 2, "attention": [1]}
-
-
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(
-        "train",
-        help="train a DDPM on a folder of images or on bundled digits",
-        description="Train a DDPM on a folder of images or on the bundled digits.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_options(parser)
-    return parser
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

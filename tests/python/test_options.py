@@ -41,15 +41,14 @@ def test_docstrings_explain_every_option(scope):
 
 def test_every_option_has_a_flag_or_a_reason():
     parser = argparse.ArgumentParser()
-    cli_sample.add_parser(parser.add_subparsers())
-    sample = parser._subparsers._group_actions[0].choices["sample"]
-    flags = set(sample._option_string_actions)
+    cli_sample.add_options(parser)
+    flags = set(parser._option_string_actions)
     for row in TABLE:
         if row["name"] in cli_sample.NO_FLAG:
             assert row["type"] in ("array", "callable") or row["name"] == "output"
         else:
             assert set(cli_sample.flags(row)) <= flags
-            action = sample._option_string_actions[cli_sample.flags(row)[0]]
+            action = parser._option_string_actions[cli_sample.flags(row)[0]]
             if row["type"].startswith("choice:"):
                 assert list(action.choices) == row["type"].removeprefix("choice:").split("|")
 
