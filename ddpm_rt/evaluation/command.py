@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from .. import arrays
 from ..errors import OptionError
 
+DESCRIPTION = "Judge the samples of a plan of digits. Without --label-accuracy or --fid, both."
 EXAMPLES = """examples:
   ddpm-rt evaluate digits --label-accuracy --n 1000 --scale 3     are 1,000 samples the digits they were asked to be?
   ddpm-rt evaluate digits --fid --n-fid 5000 --fid-scale 1        FID@digits, KID@digits, precision, recall
@@ -22,14 +26,7 @@ FID@digits is a distance in its features: compare it with nothing but FID@digits
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="quality of a model's samples",
-        description="Judge the samples of a plan of digits. Without --label-accuracy or --fid, both.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", help="a plan of MNIST digits, or the name of a shipped one (digits)")
     parser.add_argument("--label-accuracy", action="store_true", help="share of samples that show the digit asked for")
     parser.add_argument("--n", type=int, default=1000, help="samples for it, digits in turn, seeds from --seed on")
@@ -48,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from .. import plan
+    from .. import plan, plan_files
     from ..engine import Engine
     from ..images import atomic_file, check_writable
     from . import digits, judge
@@ -59,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
             raise OptionError(f"{name.replace('_', '-')}: expected at least {least}, got {getattr(args, name)}")
     for path in filter(None, (args.json, args.grid)):
         check_writable(path)
-    path = plan.resolve(args.plan)
+    path = plan_files.find(args.plan)
     manifest = plan.inspect(path)["manifest"]
     classes = (manifest.get("conditions", {}).get("label") or {}).get("classes", 0)
     _check(manifest, classes, args.label_accuracy or both)
@@ -95,35 +92,40 @@ def _check(manifest: dict[str, Any], classes: int, labelled: bool) -> None:
 
 
 class _Sampler:
-    """Samples whose digits go round 0 to 9; image i has seed + i. `first` holds the first 100 of the first call."""
+    """Samples whose digits go round 0 to 9; image i has seed + i, whatever it is sampled with: what an earlier call at the
+    same scale has made is not made again. `first` holds the first 100 of the first call."""
 
     def __init__(self, engine: Any, args: argparse.Namespace, conditional: bool):
         self.engine, self.args, self.conditional, self.first = engine, args, conditional, None
-        self.kept: dict[float | None, Any] = {}
+        self.kept: dict[float | None, tuple[Any, float]] = {}  # scale -> images, seconds
 
     @staticmethod
-    def labels(n: int) -> Any:
-        import numpy as np
-
+    def labels(n: int) -> np.ndarray:
         return np.arange(n) % 10
 
-    def __call__(self, n: int, scale: float | None) -> tuple[Any, dict[str, Any]]:
+    def __call__(self, n: int, scale: float | None) -> tuple[np.ndarray, dict[str, Any]]:
         """uint8 [n, H, W, 1], and the settings and cost of the run."""
         a = self.args
-        labels = self.labels(n).tolist() if self.conditional else None
-        images = self.engine.sample(n, labels=labels, scale=scale, steps=a.steps, sampler=a.sampler, seed=a.seed)
-        self.first = images[:100] if self.first is None else self.first
+        made, seconds = self.kept.get(scale, (None, 0.0))
+        have = 0 if made is None else len(made)
+        if have < n:
+            labels = self.labels(n)[have:].tolist() if self.conditional else None
+            first = arrays.integer(a.seed, "seed", 0, 2**64 - 1)
+            seeds = [(first + i) % 2**64 for i in range(have, n)]
+            images = self.engine.sample(n - have, labels=labels, scale=scale, steps=a.steps, sampler=a.sampler, seeds=seeds)
+            self.first = images[:100] if self.first is None else self.first
+            made = np.asarray(images) if made is None else np.concatenate([made, images])
+            seconds += images.seconds
+            self.kept[scale] = made, seconds
         defaults = self.engine.info()["defaults"]
         settings = {
             "scale": defaults["scale"] if scale is None else scale,
             "steps": a.steps or defaults["steps"],
             "sampler": a.sampler or defaults["sampler"],
             "seeds": [a.seed, a.seed + n - 1],
-            "seconds": round(images.seconds, 1),
+            "seconds": round(seconds, 1),
         }
-        import numpy as np
-
-        return np.asarray(images), settings
+        return made[:n], settings
 
 
 def _progress():
