@@ -35,6 +35,18 @@ DDPM_RT_HD float bits_float(uint32_t bits) {
   return value;
 }
 
+DDPM_RT_HD uint64_t double_bits(double value) {
+  uint64_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+DDPM_RT_HD double bits_double(uint64_t bits) {
+  double value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 // Correctly rounded; sqrtf under nvcc is so only with -prec-sqrt=true.
 DDPM_RT_HD float sqrt_rn(float value) {
 #if defined(__CUDA_ARCH__)

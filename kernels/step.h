@@ -15,7 +15,18 @@
 //
 // A weight of exactly 0 means that its operand is not read: 0 * stale NaN would leak one request into another.
 // Sums start at +0 and add `weight * operand` in the order written, each product and sum rounded to float32, never
-// contracted: every executor, on every device, gives a row the same bits.
+// contracted: every executor, on every device, gives a row the same bits (of a NaN, that it is one).
+//
+// Where the flags leave a question open
+//   order       RESCALE (std over the guided e), ge grad, then |e| of NORM, x0, THRESHOLD, VLB, x', gm grad, BLEND
+//   reductions  reduce.h: one float64 tree, exact order statistics; r, the factor of RESCALE and NORM's weights are float32
+//   RESCALE     acts where cond was evaluated; a constant e keeps its value
+//   LEARNED_*   the operand z is std z; |z| of NORM is that of z alone; with both flags LEARNED_RANGE acts
+//   THRESHOLD   with CLIP, THRESHOLD alone acts
+//   NORM        r acts in float64 and each weight is rounded once; where |e| is 0, r is 0
+//   BLEND       where m is 0, x' stays as it is, whatever known is
+//   VLB         each element's term in float64, x0 as it enters x'
+//   NO_EVAL     RESCALE, LEARNED_*, NORM and ge do nothing
 #ifndef DDPM_RT_KERNELS_STEP_H_
 #define DDPM_RT_KERNELS_STEP_H_
 
@@ -43,8 +54,8 @@ enum StepFlag : uint32_t {
   kLast = 1u << 12,         // the sample is finished after this row
 };
 constexpr uint32_t kKnownFlags = (1u << 13) - 1;
-// What step_cpu executes today; a table with any other flag is an OptionError where it is accepted.
-constexpr uint32_t kCpuFlags = kPush | kKeep | kClip | kNoEval | kLast;
+// What step_cpu executes; a table with any other flag is an OptionError where it is accepted.
+constexpr uint32_t kCpuFlags = kKnownFlags;
 
 // Version 1. 256 bytes, little endian, flat 32-bit fields; spare words are zero.
 struct StepRow {
@@ -88,9 +99,18 @@ struct StepSlot {
   float* anchor;              // y; may be null where no row keeps
   float* in[3];               // next network input, written once per non-null pointer
   float* x0_out;              // preview of x0; null: not written
+  // Null without the flag that reads them; a flag whose operand is null does nothing. Under guidance v is the conditional
+  // output's own half, unguided, as in DeepFloyd-IF and what GLIDE's halves come to; of a lone evaluation, that one's.
+  const float* variance;      // v, raw: LEARNED_VAR, LEARNED_RANGE
+  const float* grad;          // GRAD
+  const float* known;         // BLEND: the picture to keep, clean; where mask is 0 it may hold anything
+  const float* mask;          // BLEND: 1 keeps the known picture
+  const float* x0_true;       // VLB
+  double* kl;                 // VLB: receives the mean over elements, nats
 };
 
-// Executes one row for each slot. Returns nothing; slot_bad[i] is set to 1 where e was not finite (never cleared).
+// Executes one row for each slot. Returns nothing; slot_bad[i] is set to 1 where e was not finite (never cleared)
+// or, with a flag from THRESHOLD to VLB, where x' was not.
 // Bytes per element, fp32, guided, two inputs written: read x 4 + cond 4 + uncond 4, write x 4 + in 2*4 = 24.
 void step_cpu(const StepSlot* slots, size_t count, size_t elements, uint8_t* slot_bad);
 

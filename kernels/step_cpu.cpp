@@ -17,31 +17,9 @@ namespace {
 // Elements of a call from which network inputs bypass the caches: at least 128 MB moved, beyond any that a core owns.
 constexpr size_t kStreamElements = size_t{8} << 20;
 
-// Sum over `elements` of (v - shift)^power, in an order that no instruction set changes: 16 interleaved partial sums.
-template <bool kSquare>
-DDPM_RT_HD double ordered_sum(const float* values, size_t elements, double shift) {
-  constexpr size_t kLanes = 16;
-  double partial[kLanes] = {};
-  size_t i = 0;
-  for (; i + kLanes <= elements; i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      const double v = static_cast<double>(values[i + lane]) - shift;
-      partial[lane] += kSquare ? v * v : v;
-    }
-  }
-  for (size_t lane = 0; i + lane < elements; ++lane) {
-    const double v = static_cast<double>(values[i + lane]) - shift;
-    partial[lane] += kSquare ? v * v : v;
-  }
-  for (size_t width = kLanes / 2; width > 0; width /= 2) {
-    for (size_t lane = 0; lane < width; ++lane) partial[lane] += partial[lane + width];
-  }
-  return partial[0];
-}
-
-DDPM_RT_HD double population_std(const float* values, size_t elements) {
-  const double mean = ordered_sum<false>(values, elements, 0.0) / static_cast<double>(elements);
-  return sqrt(ordered_sum<true>(values, elements, mean) / static_cast<double>(elements));
+// By itself, so that the loops of step_cpu stay small.
+DDPM_RT_CLONES void reduce_slot(const StepSlot& slot, SlotPlan* plan, size_t elements) {
+  reduce_sample(slot, plan, elements);
 }
 
 }  // namespace
@@ -49,7 +27,8 @@ DDPM_RT_HD double population_std(const float* values, size_t elements) {
 DDPM_RT_CLONES void step_cpu(const StepSlot* slots, size_t count, size_t elements, uint8_t* slot_bad) {
   const bool streams = count != 0 && elements >= kStreamElements / count;
   for (size_t s = 0; s < count; ++s) {
-    const SlotPlan plan = plan_slot(slots[s]);
+    SlotPlan plan = plan_slot(slots[s]);
+    if (plan.is_rare && elements != 0) reduce_slot(slots[s], &plan, elements);
     uint32_t bad = 0;
     for (size_t first = 0; first < elements; first += kTile) {
       bad |= step_tile(slots[s], plan, first, elements - first < kTile ? elements - first : kTile, streams);
@@ -67,12 +46,19 @@ DDPM_RT_CLONES void cfg_combine_cpu(const float* cond, const float* uncond, cons
     const float* c = cond + s * elements;
     const float* u = uncond + s * elements;
     float* e = out + s * elements;
-    const bool is_rescaled = phi != 0.0f && elements != 0;
-    const double std_cond = is_rescaled ? population_std(c, elements) : 0.0;  // before `out`, which may be `cond`
-    for (size_t i = 0; i < elements; ++i) e[i] = guide(c[i], u[i], scale[s]);
-    if (!is_rescaled) continue;
-    const float factor = rescale_factor(phi, std_cond, population_std(e, elements));
-    for (size_t i = 0; i < elements; ++i) e[i] = factor * e[i];
+    if (phi == 0.0f || elements == 0) {
+      for (size_t i = 0; i < elements; ++i) e[i] = guide(c[i], u[i], scale[s]);
+      continue;
+    }
+    Spread spread_c, spread_e;
+    for_tiles(elements, [&](size_t first, size_t n) {
+      float tile[kTile];
+      for (size_t i = 0; i < n; ++i) tile[i] = guide(c[first + i], u[first + i], scale[s]);
+      spread_c.add(c + first, n);
+      spread_e.add(tile, n);
+    });
+    const float factor = rescale_factor(phi, spread_c.deviation(elements), spread_e.deviation(elements));
+    for (size_t i = 0; i < elements; ++i) e[i] = factor * guide(c[i], u[i], scale[s]);
   }
 }
 

@@ -3,6 +3,7 @@
 #ifndef DDPM_RT_TESTS_STEP_CASE_H_
 #define DDPM_RT_TESTS_STEP_CASE_H_
 
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -29,6 +30,7 @@ struct Random {
   float weight() { return below(3) == 0 ? 0.0f : uniform(); }
 };
 
+enum Rare { kVariance, kGradient, kKnown, kMask, kTruth, kRare };  // operands of the rare flags
 enum Array { kStateX, kCond, kUncond, kGuide, kHistory0, kHistory1, kHistory2, kAnchor, kIn0, kIn1, kIn2, kX0Out, kArrays };
 
 // One slot with its memory; `slot()` points into it. Outputs start as `kUnwritten`.
@@ -41,6 +43,8 @@ struct Case {
   uint32_t ring;
   bool has[kArrays];
   std::vector<float> arrays[kArrays];
+  std::vector<float> rare[kRare];
+  double kl = kUnwritten;
 
   Case(Random* random, size_t elements_in) : elements(elements_in) {
     using namespace ddpm_rt;
@@ -78,6 +82,36 @@ struct Case {
     }
   }
 
+  // Each rare flag with one chance in three, and all their operands.
+  void add_rare_flags(Random* random) {
+    using namespace ddpm_rt;
+    constexpr uint32_t kRareFlags[] = {kThreshold, kRescale, kLearnedVar, kLearnedRange, kGrad, kBlend, kNorm, kVlb};
+    for (uint32_t flag : kRareFlags) {
+      if (random->below(3) == 0) row.flags |= flag;
+    }
+    constexpr float kQuantiles[] = {0.0f, 0.25f, 0.5f, 0.9f, 0.995f, 1.0f};
+    constexpr float kCaps[] = {0.75f, 1.0f, 1.5f, 100.0f};
+    row.threshold_p = kQuantiles[random->below(6)];
+    row.threshold_cap = kCaps[random->below(4)];
+    row.phi = static_cast<float>(random->below(1025)) * 0x1p-10f;
+    row.ge = random->weight();
+    row.gm = random->weight();
+    row.snr = 0.16f;
+    row.log_var_lo = random->uniform() - 4.0f;
+    row.log_var_hi = random->uniform() - 1.0f;
+    row.ky = random->weight();
+    row.kz = random->weight();
+    row.vx = random->uniform();
+    row.v0 = random->uniform();
+    row.lq = random->uniform() - 2.0f;
+    row.lp = random->uniform() - 2.0f;
+    for (std::vector<float>& array : rare) {
+      array.resize(elements);
+      for (float& v : array) v = random->uniform();
+    }
+    for (float& m : rare[kMask]) m = random->below(3) == 0 ? 0.0f : std::fabs(m) * 0.5f;
+  }
+
   float* at(int array) { return has[array] ? arrays[array].data() : nullptr; }
 
   StepSlot slot() {
@@ -96,6 +130,13 @@ struct Case {
     s.anchor = at(kAnchor);
     for (int k = 0; k < 3; ++k) s.in[k] = at(kIn0 + k);
     s.x0_out = at(kX0Out);
+    const auto rare_at = [this](int array) { return rare[array].empty() ? nullptr : rare[array].data(); };
+    s.variance = rare_at(kVariance);
+    s.grad = rare_at(kGradient);
+    s.known = rare_at(kKnown);
+    s.mask = rare_at(kMask);
+    s.x0_true = rare_at(kTruth);
+    s.kl = &kl;
     return s;
   }
 
@@ -103,7 +144,7 @@ struct Case {
     for (int a = 0; a < kArrays; ++a) {
       if (memcmp(arrays[a].data(), other.arrays[a].data(), elements * sizeof(float)) != 0) return false;
     }
-    return true;
+    return memcmp(&kl, &other.kl, sizeof kl) == 0;
   }
 };
 

@@ -8,6 +8,7 @@
 #include "check.h"
 #include "step.h"
 #include "step_case.h"
+#include "step_reference.h"
 
 using namespace ddpm_rt;
 using namespace step_case;
@@ -15,25 +16,6 @@ using namespace step_case;
 namespace {
 
 const size_t kSizes[] = {1, 3, 255, 257, 767, 768, 769, 784, 3072};
-
-// A value and the sum of the magnitudes that rounding acts on.
-struct Bounded {
-  double value = 0.0, magnitude = 0.0;
-};
-
-Bounded operator+(Bounded a, Bounded b) { return {a.value + b.value, a.magnitude + b.magnitude}; }
-Bounded operator*(double w, Bounded a) { return {w * a.value, std::fabs(w) * a.magnitude}; }
-Bounded exact(double v) { return {v, std::fabs(v)}; }
-
-double reference_normal(const Case& c, size_t i) {
-  uint32_t w[4];
-  philox_words(c.seed, static_cast<uint32_t>(i / 4), c.row.noise_index, kStreamStep, w);
-  const uint32_t a = w[i % 4 / 2 * 2], b = w[i % 4 / 2 * 2 + 1];
-  const float u = static_cast<float>(a) * 0x1p-32f + 0x1p-33f;  // float32 by definition: near 1 it decides r
-  const double r = std::sqrt(-2.0 * std::log(static_cast<double>(u)));
-  const double angle = 2.0 * 3.14159265358979323846 * b * 0x1p-32;
-  return i % 2 == 0 ? r * std::cos(angle) : r * std::sin(angle);
-}
 
 struct Expected {
   Bounded x, y, h, in, x0;
@@ -59,7 +41,7 @@ Expected reference(const Case& c, size_t i) {
   operand[kX0] = x0;
   for (uint32_t k = 0; k < 3; ++k) operand[kH1 + k] = value(kHistory0 + static_cast<int>((c.ring + k) % 3));
   operand[kY] = value(kAnchor);
-  operand[kZ] = exact(reference_normal(c, i));
+  operand[kZ] = exact(reference_normal(c, i, kStreamStep));
   operand[kZ].magnitude += 1.0;
   Expected expected;
   for (int k = 0; k < 8; ++k) expected.x = expected.x + static_cast<double>(row.wx[k]) * operand[k];

@@ -61,6 +61,7 @@ void test_isa(const Isa& isa) {
   for (uint64_t trial = 0; trial < 300; ++trial) {
     Random random(trial);
     Case library(&random, kSizes[trial % 7]);
+    if (trial % 2 == 1) library.add_rare_flags(&random);
     Case other = library;
     uint8_t bad[2] = {0, 0};
     const StepSlot a = library.slot(), b = other.slot();
@@ -91,20 +92,29 @@ void test_isa(const Isa& isa) {
   }
 }
 
-// One number for all that step_cpu computes on random rows; equal on every machine and compiler.
-void test_golden_step() {
+uint64_t hash_of_steps(bool is_rare) {
   uint64_t hash = 0xcbf29ce484222325ull;
   for (uint64_t trial = 0; trial < 200; ++trial) {
     Random random(trial);
     Case c(&random, kSizes[trial % 7]);
+    if (is_rare) c.add_rare_flags(&random);
     const StepSlot slot = c.slot();
     uint8_t bad = 0;
     step_cpu(&slot, 1, c.elements, &bad);
     for (const std::vector<float>& array : c.arrays) hash = fnv1a(array.data(), c.elements * sizeof(float), hash);
+    if (is_rare) hash = fnv1a(&c.kl, sizeof c.kl, hash);
   }
-  constexpr uint64_t kGolden = 0x5fd0b6d7c0ed4341ull;
+  return hash;
+}
+
+// One number for all that step_cpu computes on random rows; equal on every machine and compiler.
+void test_golden_step() {
+  constexpr uint64_t kGolden = 0x5fd0b6d7c0ed4341ull, kGoldenRare = 0x5dcdfb8f60871028ull;
+  const uint64_t hash = hash_of_steps(false), rare = hash_of_steps(true);
   if (hash != kGolden) std::printf("hash of 200 random rows: got 0x%016llx\n", static_cast<unsigned long long>(hash));
+  if (rare != kGoldenRare) std::printf("with rare flags: got 0x%016llx\n", static_cast<unsigned long long>(rare));
   CHECK(hash == kGolden);
+  CHECK(rare == kGoldenRare);
 }
 
 // A call large enough to bypass the caches gives the bits of small calls.

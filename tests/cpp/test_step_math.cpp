@@ -35,6 +35,21 @@ void test_exp() {
   }
 }
 
+void test_exp_f64() {
+  double worst = 0.0;
+  for (int i = -699999; i < 700000; ++i) {
+    const double v = static_cast<double>(i) * 1e-3 + 1e-5;
+    worst = std::max(worst, std::fabs(exp_f64(v) / std::exp(v) - 1.0));
+  }
+  std::printf("exp_f64: worst relative error %.3g\n", worst);
+  CHECK(worst <= 1e-15);
+  CHECK(exp_f64(0.0) == 1.0 && std::isnan(exp_f64(std::nan(""))));
+  CHECK(exp_f64(1e9) == exp_f64(700.0) && exp_f64(-1e9) == exp_f64(-700.0));
+  // KL of two Gaussians whose log variances and means differ by little: (d^2 / 4) and gap^2 / (2 var).
+  CHECK_NEAR(kl_term(0.0f, -3.0, -3.0 + 1e-4, 1.0f, 0.5f) / (0.25e-8), 1.0, 1e-3);
+  CHECK_NEAR(kl_term(0.25f, -3.0, -3.0, 1.0f, 0.5f), 0.5 * 0.125 * 0.125 * std::exp(3.0), 1e-14);
+}
+
 void test_elements() {
   CHECK(clip(0.25f, -1.0f, 1.0f) == 0.25f && clip(-3.0f, -1.0f, 1.0f) == -1.0f && clip(3.0f, -1.0f, 1.0f) == 1.0f);
   CHECK(clip(kInf, -1.0f, 1.0f) == 1.0f && clip(-kInf, -1.0f, 1.0f) == -1.0f && std::isnan(clip(kNan, -1.0f, 1.0f)));
@@ -44,7 +59,8 @@ void test_elements() {
   CHECK(row_scale(7.0f, 1.0f) == 7.0f && row_scale(7.0f, 0.0f) == 1.0f);
   CHECK(guide_second(1.0f, 3.0f, 1.0f, 0.5f) == 2.0f);
   CHECK(blend(1.0f, 2.0f, 4.0f, 0.5f, 0.25f, 99.0f) == 2.0f && blend(0.0f, 2.0f, 4.0f, 0.5f, 0.25f, 99.0f) == 99.0f);
-  CHECK(blend(0.5f, 2.0f, 4.0f, 0.5f, 0.25f, 4.0f) == 3.0f);
+  CHECK(blend(0.5f, 2.0f, 4.0f, 0.5f, 0.25f, 4.0f) == 3.0f && blend(0.0f, kNan, 4.0f, 0.5f, 0.25f, 4.0f) == 4.0f);
+  CHECK(add_gradient(1.0f, 0.5f, 2.0f, 3.0f) == 7.0f);
   CHECK(float_bits(masked(kNan, 0u)) == 0u && masked(-2.0f, ~0u) == -2.0f);
   for (float v : {0.0f, -0.0f, 1e-45f, -1e-45f, 3.4028235e38f, -3.4028235e38f}) CHECK(nonfinite_bits(v) == 0);
   for (float v : {kInf, -kInf, kNan, -kNan}) CHECK(nonfinite_bits(v) != 0);
@@ -129,6 +145,7 @@ void test_uint8() {
 
 int main() {
   test_exp();
+  test_exp_f64();
   test_elements();
   test_combine();
   test_uint8();
