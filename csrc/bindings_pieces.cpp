@@ -70,7 +70,10 @@ py::tuple rows(const DoubleArray& alpha_bar, const std::string& prediction, cons
 
 void step(FloatArray x, const FloatArray& eps, const std::optional<FloatArray>& eps_uncond, const py::buffer& table, size_t index,
           double scale, const UInt64Array& seeds, std::optional<FloatArray> history, uint32_t ring,
-          std::optional<FloatArray> anchor, std::optional<FloatArray> in, std::optional<FloatArray> x0) {
+          std::optional<FloatArray> anchor, std::optional<FloatArray> in, std::optional<FloatArray> x0,
+          const std::optional<FloatArray>& guide, double scale2, const std::optional<FloatArray>& variance,
+          const std::optional<FloatArray>& grad, const std::optional<FloatArray>& known,
+          const std::optional<FloatArray>& mask, const std::optional<FloatArray>& x0_true, std::optional<DoubleArray> kl) {
   const size_t size = static_cast<size_t>(x.size());
   const size_t count = samples_of(seeds.size(), size, "seeds");
   const py::buffer_info rows = table.request();
@@ -88,9 +91,20 @@ void step(FloatArray x, const FloatArray& eps, const std::optional<FloatArray>& 
   float* anchor_data = writable(anchor, size, "state.anchor");
   float* in_data = writable(in, size, "state.input");
   float* x0_data = writable(x0, size, "state.x0");
+  ddpm_rt_step_operands operands;
+  ddpm_rt_step_operands_init(&operands, sizeof operands);
+  operands.guide = read_only(guide, size, "eps_guide");
+  operands.scale2 = scale2;
+  operands.variance = read_only(variance, size, "variance");
+  operands.grad = read_only(grad, size, "grad");
+  operands.known = read_only(known, size, "known");
+  operands.mask = read_only(mask, size, "mask");
+  operands.x0_true = read_only(x0_true, size, "x0_true");
+  if (kl && static_cast<size_t>(kl->size()) != count) refuse(DDPM_RT_SHAPE_ERROR, "state.kl: expected one per sample");
+  operands.kl = kl ? kl->mutable_data() : nullptr;
   ddpm_rt::check(unlocked([&] {
     return ddpm_rt_step(x_data, eps_data, uncond_data, row, next, scale, seed_data, history_data, ring, anchor_data,
-                        in_data, x0_data, count, size / count);
+                        in_data, x0_data, &operands, count, size / count);
   }));
 }
 
@@ -119,7 +133,10 @@ void bind_pieces(py::module_& m) {
         arg("variance"), arg("grid"));
   m.def("step", &step, arg("x").noconvert(), arg("eps").noconvert(), arg("eps_uncond").noconvert(), arg("rows"),
         arg("index"), arg("scale"), arg("seeds").noconvert(), arg("history").noconvert(), arg("ring"),
-        arg("anchor").noconvert(), arg("input").noconvert(), arg("x0").noconvert());
+        arg("anchor").noconvert(), arg("input").noconvert(), arg("x0").noconvert(), arg("guide").noconvert() = py::none(),
+        arg("scale2") = 0.0, arg("variance").noconvert() = py::none(), arg("grad").noconvert() = py::none(),
+        arg("known").noconvert() = py::none(), arg("mask").noconvert() = py::none(),
+        arg("x0_true").noconvert() = py::none(), arg("kl").noconvert() = py::none());
   m.def("cfg_combine", &cfg_combine, arg("cond").noconvert(), arg("uncond").noconvert(), arg("scale").noconvert(),
         arg("rescale"), arg("out").noconvert());
 }

@@ -25,20 +25,45 @@ StepRow read_row(const void* bytes, const char* field) {
     throw Error(Code::kOption, std::string(field) + ".flags: expected flags that have an executor here (mask " +
                                    std::to_string(ddpm_rt::kCpuFlags) + "), got " + std::to_string(row.flags));
   }
+  if ((row.flags & ddpm_rt::kThreshold) &&
+      !(row.threshold_p >= 0 && row.threshold_p <= 1 && row.threshold_cap > 0)) {
+    throw Error(Code::kOption, std::string(field) + ".threshold: expected a percentile in [0, 1] and a cap above 0, got " +
+                                   std::to_string(row.threshold_p) + " and " + std::to_string(row.threshold_cap));
+  }
   return row;
 }
 
-struct Reads {
-  bool history, anchor, noise;
+struct Given {
+  const float* eps;
+  const uint64_t* seeds;
+  float *history, *anchor;
 };
 
-Reads reads_of(const StepRow& row) {
-  Reads r{(row.flags & ddpm_rt::kPush) != 0, (row.flags & ddpm_rt::kKeep) != 0, row.wx[ddpm_rt::kZ] != 0};
-  for (int k = ddpm_rt::kH1; k <= ddpm_rt::kH3; ++k) {
-    r.history = r.history || row.wx[k] != 0 || ((row.flags & ddpm_rt::kKeep) && row.wy[k] != 0);
+// What the row reads is there.
+void expect_operands(const StepRow& row, const Given& given, const ddpm_rt_step_operands& operands) {
+  const auto has = [&](uint32_t flags) { return (row.flags & flags) != 0; };
+  const auto reads = [&](int operand) { return row.wx[operand] != 0 || (has(ddpm_rt::kKeep) && row.wy[operand] != 0); };
+  const bool has_e = !has(ddpm_rt::kNoEval);
+  if (has_e) expect_given(given.eps, "eps");
+  if (has(ddpm_rt::kPush) || reads(ddpm_rt::kH1) || reads(ddpm_rt::kH2) || reads(ddpm_rt::kH3)) {
+    expect_given(given.history, "history");
   }
-  r.anchor = r.anchor || row.wx[ddpm_rt::kY] != 0;
-  return r;
+  if (has(ddpm_rt::kKeep) || reads(ddpm_rt::kY)) expect_given(given.anchor, "anchor");
+  if (row.wx[ddpm_rt::kZ] != 0 || has(ddpm_rt::kNorm) || (has(ddpm_rt::kBlend) && row.kz != 0)) {
+    expect_given(given.seeds, "seeds");
+  }
+  if (has_e && has(ddpm_rt::kLearnedVar | ddpm_rt::kLearnedRange)) expect_given(operands.variance, "operands.variance");
+  if (has(ddpm_rt::kGrad) && (row.gm != 0 || (has_e && row.ge != 0))) expect_given(operands.grad, "operands.grad");
+  if (has(ddpm_rt::kBlend)) expect_given(operands.mask, "operands.mask");
+  if (has(ddpm_rt::kBlend) && row.ky != 0) expect_given(operands.known, "operands.known");
+  if (has(ddpm_rt::kVlb)) expect_given(operands.x0_true, "operands.x0_true");
+  if (has(ddpm_rt::kVlb)) expect_given(operands.kl, "operands.kl");
+}
+
+float finite_scale(double scale, const char* field) {
+  const float s = static_cast<float>(scale);
+  if (!std::isfinite(s)) throw Error(Code::kOption, std::string(field) + ": expected a finite number, got " + std::to_string(scale));
+  return s;
 }
 
 void expect_count(size_t count, size_t elements) {
@@ -88,9 +113,15 @@ ddpm_rt_status ddpm_rt_rows(const double* alpha_bar, size_t T, const char* predi
   });
 }
 
+void ddpm_rt_step_operands_init(ddpm_rt_step_operands* operands, size_t struct_size) {
+  ddpm_rt_step_operands full;
+  std::memset(&full, 0, sizeof full);
+  ddpm_rt::write_struct(full, operands, struct_size);
+}
+
 ddpm_rt_status ddpm_rt_step(float* x, const float* eps, const float* eps_uncond, const void* row, const void* next_row,
                             double scale, const uint64_t* seeds, float* history, uint32_t ring, float* anchor, float* in,
-                            float* x0, size_t count, size_t elements) {
+                            float* x0, const ddpm_rt_step_operands* operands, size_t count, size_t elements) {
   return guarded([&] {
     if (count == 0) return DDPM_RT_OK;
     expect_count(count, elements);
@@ -102,33 +133,41 @@ ddpm_rt_status ddpm_rt_step(float* x, const float* eps, const float* eps_uncond,
     if (in != nullptr && next_row == nullptr && !is_last) {
       throw Error(Code::kOption, "next_row: expected the row after this one to write its input, got null");
     }
-    const float s = static_cast<float>(scale);
-    if (!std::isfinite(s)) throw Error(Code::kOption, "scale: expected a finite number, got " + std::to_string(scale));
+    const float s = finite_scale(scale, "scale");
     if (ring > 2) throw Error(Code::kOption, "ring: expected 0, 1 or 2, got " + std::to_string(ring));
-    const Reads reads = reads_of(own);
-    if (reads.history) expect_given(history, "history");
-    if (reads.anchor) expect_given(anchor, "anchor");
-    if (reads.noise) expect_given(seeds, "seeds");
-    if (!(own.flags & ddpm_rt::kNoEval)) expect_given(eps, "eps");
+    const auto rare = ddpm_rt::read_struct(operands, "operands", &ddpm_rt_step_operands_init);
+    const float s2 = finite_scale(rare.scale2, "operands.scale2");
+    expect_operands(own, {eps, seeds, history, anchor}, rare);
     // The engine runs one network only where s_row is exactly 1 or 0; so does this, for the same bits.
     ddpm_rt::Evaluated need = ddpm_rt::evaluated(own, s, true);
-    if (eps_uncond == nullptr) need.uncond = false, need.cond = !(own.flags & ddpm_rt::kNoEval);
+    const bool has_e = !(own.flags & ddpm_rt::kNoEval);
+    if (eps_uncond == nullptr) need.uncond = false;
+    if (eps_uncond == nullptr || rare.guide != nullptr) need.cond = has_e;
     std::vector<ddpm_rt::StepSlot> slots(count);
     for (size_t i = 0; i < count; ++i) {
       const size_t at = i * elements;
+      const auto own_part = [at](const float* all) { return all != nullptr ? all + at : nullptr; };
       ddpm_rt::StepSlot& slot = slots[i] = ddpm_rt::StepSlot{};
       slot.row = &own;
       slot.next = is_last || next_row == nullptr ? nullptr : &next;
       slot.seed = seeds != nullptr ? seeds[i] : 0;
       slot.scale = s;
+      slot.scale2 = s2;
       slot.x = x + at;
       slot.cond = need.cond ? eps + at : nullptr;
       slot.uncond = need.uncond ? eps_uncond + at : nullptr;
+      slot.guide = own_part(rare.guide);
       for (size_t k = 0; history != nullptr && k < 3; ++k) slot.history[k] = history + k * count * elements + at;
       slot.ring = ring;
       slot.anchor = anchor != nullptr ? anchor + at : nullptr;
       slot.in[0] = in != nullptr && slot.next != nullptr ? in + at : nullptr;
       slot.x0_out = x0 != nullptr ? x0 + at : nullptr;
+      slot.variance = own_part(rare.variance);
+      slot.grad = own_part(rare.grad);
+      slot.known = own_part(rare.known);
+      slot.mask = own_part(rare.mask);
+      slot.x0_true = own_part(rare.x0_true);
+      slot.kl = rare.kl != nullptr ? rare.kl + i : nullptr;
     }
     std::vector<uint8_t> bad(count);
     ddpm_rt::step_cpu(slots.data(), count, elements, bad.data());

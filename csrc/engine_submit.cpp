@@ -75,7 +75,7 @@ std::shared_ptr<const Table> Engine::table_for(const ddpm_rt_sample_options& opt
     if (found != tables_.end()) return found->second;
   }
   auto table = std::make_shared<const Table>(compile_table(spec_.schedule, spec_.prediction, o));
-  validate_table(table->rows, kCpuFlags);
+  validate_table(table->rows, kLaneFlags);
   std::lock_guard<std::mutex> lock(tables_mutex_);
   if (tables_.size() >= kMostTables) tables_.clear();
   tables_[key] = table;

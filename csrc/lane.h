@@ -20,6 +20,9 @@
 
 namespace ddpm_rt {
 
+// Flags whose operands a lane has: a table with another one is refused where it is accepted.
+constexpr uint32_t kLaneFlags = kPush | kKeep | kClip | kThreshold | kRescale | kNorm | kNoEval | kLast;
+
 class Lane {
  public:
   struct Stats {

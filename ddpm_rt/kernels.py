@@ -15,7 +15,7 @@ import numpy as np
 from . import _core, options
 from .arrays import float32, integer, like, number, seeds
 from .errors import OptionError, ShapeError
-from .row import KEEP, PUSH, ROW
+from .row import BLEND, GRAD, KEEP, LEARNED_RANGE, LEARNED_VAR, NO_EVAL, PUSH, ROW, VLB
 
 _seeds = seeds
 
@@ -108,7 +108,8 @@ class State:
     """What a solver carries from row to row beside x, for `x` [n, ...]: needed where a row has the PUSH or KEEP flag.
 
     `history` [3, n, ...] is a ring, newest at `ring`; `anchor` [n, ...]; `input` [n, ...] is the next network input
-    (c_in x of the next row, after each step); `x0` [n, ...] the last prediction of the clean sample.
+    (c_in x of the next row, after each step); `x0` [n, ...] the last prediction of the clean sample; `kl` [n] float64 the
+    last VLB row's term of the variational bound, nats per element.
     """
 
     def __init__(self, x: Any) -> None:
@@ -117,7 +118,12 @@ class State:
         self.anchor = np.zeros(shape, np.float32)
         self.input = np.zeros(shape, np.float32)
         self.x0 = np.zeros(shape, np.float32)
+        self.kl = np.zeros(shape[:1], np.float64)
         self.ring = 0
+
+
+# The operand without which a row with one of these flags cannot run.
+_NEEDED = ((LEARNED_VAR | LEARNED_RANGE, "variance"), (GRAD, "grad"), (BLEND, "mask"), (VLB, "x0_true"))
 
 
 def step(
@@ -131,6 +137,13 @@ def step(
     index: int = 0,
     state: State | None = None,
     out: Any = None,
+    eps_guide: Any = None,
+    scale2: float = 0.0,
+    variance: Any = None,
+    grad: Any = None,
+    known: Any = None,
+    mask: Any = None,
+    x0_true: Any = None,
 ) -> Any:
     """Executes `rows[index]`: guidance, x0, clip, update and noise in one pass over memory.
 
@@ -139,8 +152,14 @@ def step(
         eps: the network's output for x at `rows[index]["t"]`, [n, ...].
         eps_uncond: with the null condition; guidance with `scale` s is then u + s (c - u).
         seeds: one per sample, or one integer (sample i uses seed + i mod 2^64).
-        state: a `State`, for tables that push or keep.
+        state: a `State`, for tables that push, keep or take the variational bound (VLB: into `state.kl`).
         out: receives the new state; may be x.
+        eps_guide: a second network's output; the guided e then gains scale2 (eps - eps_guide) (autoguidance 2406.02507).
+        variance: the raw half of the network's output that LEARNED_VAR and LEARNED_RANGE rows read (of `eps`, or of
+            `eps_uncond` where the row uses that one alone).
+        grad: the classifier's d log p(y | x) / dx, for GRAD rows.
+        known, mask: BLEND rows keep the clean picture `known` where `mask` is 1.
+        x0_true: the data, for VLB rows. All of these [n, ...].
 
     Returns:
         `out`, or x.
@@ -153,8 +172,8 @@ def step(
         raise ShapeError(f"rows: expected a table of ROW as from ddpm_rt.rows(), got {table.dtype} {list(table.shape)}")
     index = integer(index, "index", 0, len(table) - 1)
     flags = int(table["flags"][index])
-    if state is None and flags & (PUSH | KEEP):
-        raise OptionError("state: expected a kernels.State for a table that keeps history, got None")
+    if state is None and flags & (PUSH | KEEP | VLB):
+        raise OptionError("state: expected a kernels.State for a table that keeps history or takes VLB, got None")
     target = float32(x if out is None else out, "x" if out is None else "out", writable=True)
     source = target if out is None else float32(x, "x", target.shape)
     if target.ndim < 2:
@@ -171,17 +190,23 @@ def step(
     if state is not None and state.anchor.shape != target.shape:
         raise ShapeError(f"state: expected one made for {list(target.shape)}, got {list(state.anchor.shape)}")
     s = number(scale, "scale")
-    for name, array in (("eps", cond), ("eps_uncond", uncond)):
+    named = {"eps_guide": eps_guide, "variance": variance, "grad": grad, "known": known, "mask": mask, "x0_true": x0_true}
+    rare = {name: float32(value, name, target.shape) for name, value in named.items() if value is not None}
+    for flag, name in _NEEDED:
+        if flags & flag and not (flags & NO_EVAL and name == "variance") and name not in rare:
+            raise OptionError(f"{name}: expected an array for a row with this flag, got None")
+    for name, array in (("eps", cond), ("eps_uncond", uncond), *rare.items()):
         if array is not None and np.may_share_memory(array, target):
             raise OptionError(f"{name}: expected memory of its own, got some of the output's")
     if source is not target:
         target[...] = source
+    rare["guide"] = rare.pop("eps_guide", None)
+    rare["scale2"] = number(scale2, "scale2")
     if state is None:
-        _core.step(target, cond, uncond, table, index, s, keys, None, 0, None, None, None)
+        _core.step(target, cond, uncond, table, index, s, keys, None, 0, None, None, None, **rare)
     else:
-        _core.step(
-            target, cond, uncond, table, index, s, keys, state.history, state.ring, state.anchor, state.input, state.x0
-        )
+        kept = (state.history, state.ring, state.anchor, state.input, state.x0)
+        _core.step(target, cond, uncond, table, index, s, keys, *kept, kl=state.kl, **rare)
         if flags & PUSH:
             state.ring = (state.ring + 2) % 3
     return x if out is None else out

@@ -21,7 +21,7 @@
 //   order       RESCALE (std over the guided e), ge grad, then |e| of NORM, x0, THRESHOLD, VLB, x', gm grad, BLEND
 //   reductions  reduce.h: one float64 tree, exact order statistics; r, the factor of RESCALE and NORM's weights are float32
 //   RESCALE     acts where cond was evaluated; a constant e keeps its value
-//   LEARNED_*   the operand z is std z; |z| of NORM is that of z alone; with both flags LEARNED_RANGE acts
+//   LEARNED_*   the operand z is std z; |z| of NORM is that of z alone; with both flags LEARNED_VAR acts
 //   THRESHOLD   with CLIP, THRESHOLD alone acts
 //   NORM        r acts in float64 and each weight is rounded once; where |e| is 0, r is 0
 //   BLEND       where m is 0, x' stays as it is, whatever known is

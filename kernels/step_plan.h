@@ -95,7 +95,7 @@ DDPM_RT_HD RarePlan plan_rare(const StepSlot& slot, bool has_e) {
   RarePlan rare;
   rare.rescales = has(kRescale) && has_e && slot.cond != nullptr;
   rare.thresholds = has(kThreshold);
-  rare.has_range = has(kLearnedRange);
+  rare.has_range = has(kLearnedRange) && !has(kLearnedVar);
   if (has_e && (has(kLearnedVar) || rare.has_range)) rare.variance = slot.variance;
   if (has(kGrad) && has_e && row.ge != 0.0f) rare.grad_of_e = slot.grad;
   if (has(kGrad) && row.gm != 0.0f) rare.grad_of_x = slot.grad;

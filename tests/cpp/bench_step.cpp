@@ -96,13 +96,20 @@ void bench_bandwidth(size_t count, int rounds, bool is_guided) {
          median(copies), median(steps), median(ratios));
 }
 
-void bench_noise(int rounds, bool is_noisy) {
-  const StepRow row = ddim_row(is_noisy ? 0.1f : 0.0f);
-  Batch batch(4, &row, true);  // 240 KB: stays in the second-level cache
+// In the second-level cache; `flags` beyond CLIP change the row's arithmetic, nothing else.
+void bench_arithmetic(const char* what, int rounds, float noise_weight, uint32_t flags) {
+  StepRow row = ddim_row(noise_weight);
+  row.flags |= flags;
+  row.phi = 0.7f;
+  row.threshold_p = 0.995f;
+  row.threshold_cap = 100.0f;
+  Batch batch(4, &row, true);  // 240 KB
+  fill_normals(2, 0, kStreamInit, 0, 4 * kElements, batch.cond.data);
   std::vector<double> times, fills;
   const Buffer normals(4 * kElements, 0.0f);
   const double per_round = 100.0 * 4 * kElements;
   for (int round = -1; round < 5 * rounds; ++round) {
+    fill_normals(1, 0, kStreamInit, 0, 4 * kElements, batch.x.data);
     const double step = seconds([&] {
       for (int i = 0; i < 100; ++i) batch.step();
     });
@@ -113,8 +120,8 @@ void bench_noise(int rounds, bool is_noisy) {
     times.push_back(step / per_round * 1e9);
     fills.push_back(fill / per_round * 1e9);
   }
-  printf("%-28s %.3f ns/element (step, guided, in cache)", is_noisy ? "noise on" : "noise off", median(times));
-  if (is_noisy) printf("   %.3f ns/normal (fill_normals)", median(fills));
+  printf("%-28s %.3f ns/element (step, guided, in cache)", what, median(times));
+  if (noise_weight != 0.0f) printf("   %.3f ns/normal (fill_normals)", median(fills));
   printf("\n");
 }
 
@@ -126,7 +133,9 @@ int main(int argc, char** argv) {
   const size_t count = std::max<size_t>(1, static_cast<size_t>(millions * 1e6 / kElements) + 1);
   bench_bandwidth(count, rounds, false);
   bench_bandwidth(count, rounds, true);
-  bench_noise(rounds, false);
-  bench_noise(rounds, true);
+  bench_arithmetic("noise off", rounds, 0.0f, 0);
+  bench_arithmetic("noise on", rounds, 0.1f, 0);
+  bench_arithmetic("rescale", rounds, 0.0f, kRescale);
+  bench_arithmetic("threshold", rounds, 0.0f, kThreshold);
   return 0;
 }

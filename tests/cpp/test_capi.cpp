@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -273,7 +274,7 @@ void test_own_loop() {
     std::memcpy(&t, row + 4, sizeof t);
     for (size_t j = 0; j < kPixels; ++j) c[j] = toy(x[j], t, 2), u[j] = toy(x[j], t, 3);
     check(ddpm_rt_step(x.data(), c.data(), u.data(), row, i + 1 < count ? row + 256 : nullptr, 3, &seed, nullptr, 0, nullptr,
-                       nullptr, nullptr, 1, kPixels));
+                       nullptr, nullptr, nullptr, 1, kPixels));
   }
   ddpm_rt_string_release(rows);
   CHECK(std::memcmp(x.data(), expected.data(), kPixels * sizeof(float)) == 0);
@@ -282,11 +283,30 @@ void test_own_loop() {
 void test_pieces_refuse() {
   float x[4] = {}, eps[4] = {};
   uint32_t row[64] = {};
-  const auto step = [&](void* bytes, const uint64_t* seeds) {
-    return ddpm_rt_step(x, eps, nullptr, bytes, nullptr, 1, seeds, nullptr, 0, nullptr, nullptr, nullptr, 1, 4);
+  const auto step = [&](void* bytes, const uint64_t* seeds, const ddpm_rt_step_operands* operands = nullptr) {
+    return ddpm_rt_step(x, eps, nullptr, bytes, nullptr, 1, seeds, nullptr, 0, nullptr, nullptr, nullptr, operands, 1, 4);
   };
-  row[0] = 1u << 3;  // THRESHOLD has no executor here
-  CHECK(refused(DDPM_RT_OPTION_ERROR, step(row, nullptr), {"row.flags: expected", "got 8"}));
+  row[0] = 1u << 13;
+  CHECK(refused(DDPM_RT_OPTION_ERROR, step(row, nullptr), {"row.flags: expected", "got 8192"}));
+  row[0] = 1u << 3;  // THRESHOLD with a percentile of 0 and a cap of 0
+  CHECK(refused(DDPM_RT_OPTION_ERROR, step(row, nullptr), {"row.threshold: expected", "cap"}));
+  const std::pair<uint32_t, const char*> kLacking[] = {
+      {1u << 5, "operands.variance"}, {1u << 8, "operands.mask"}, {1u << 9, "seeds"}, {1u << 10, "operands.x0_true"}};
+  for (const auto& [flag, name] : kLacking) {
+    row[0] = flag;
+    CHECK(refused(DDPM_RT_OPTION_ERROR, step(row, nullptr), {name}));
+  }
+  ddpm_rt_step_operands operands;
+  ddpm_rt_step_operands_init(&operands, sizeof operands);
+  CHECK(operands.struct_size == sizeof operands && operands.kl == nullptr);
+  double kl = -1;
+  operands.x0_true = x;
+  row[0] = 1u << 10;  // VLB: of two equal Gaussians
+  CHECK(refused(DDPM_RT_OPTION_ERROR, step(row, nullptr, &operands), {"operands.kl"}));
+  operands.kl = &kl;
+  CHECK(step(row, nullptr, &operands) == DDPM_RT_OK && kl == 0);
+  operands.scale2 = std::nan("");
+  CHECK(refused(DDPM_RT_OPTION_ERROR, step(row, nullptr, &operands), {"operands.scale2"}));
   row[0] = 1u << 12;
   CHECK(step(row, nullptr) == DDPM_RT_OK);
   row[0] |= 1u << 0;

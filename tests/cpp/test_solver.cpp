@@ -261,7 +261,7 @@ void test_validate() {
   with([](auto&) {});
   CHECK_ERROR(Code::kOption, with([](auto& r) { r.clear(); }), "got 0");
   CHECK_ERROR(Code::kOption, with([](auto& r) { r[1].flags = 1u << 13; }), "rows[1].flags");
-  CHECK_ERROR(Code::kOption, with([](auto& r) { r[1].flags = kThreshold; }), "THRESHOLD");
+  CHECK_ERROR(Code::kOption, with([](auto& r) { r[1].flags = kThreshold; }, kPush | kLast), "THRESHOLD");
   CHECK_ERROR(Code::kOption, with([](auto& r) { r[1].flags = kLast; }), "LAST");
   CHECK_ERROR(Code::kOption, with([](auto& r) { r[2].flags = 0; }), "LAST");
   CHECK_ERROR(Code::kOption, with([](auto& r) { r[0].flags = kClip; }, kLast), "CLIP");

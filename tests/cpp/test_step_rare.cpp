@@ -107,7 +107,7 @@ Reference reference(const Case& c) {
     if (is_learned) {
       const double v = c.rare[kVariance][i], f = (v + 1.0) / 2.0;
       const double lo = row.log_var_lo, hi = row.log_var_hi;
-      log_var[i] = has(c, kLearnedRange) ? f * hi + (1.0 - f) * lo : v;
+      log_var[i] = !has(c, kLearnedVar) ? f * hi + (1.0 - f) * lo : v;
       const double d = std::exp(log_var[i] / 2.0);
       std_dev[i] = {d, d * (4.0 + 2.0 * (std::fabs(lo) + std::fabs(hi)))};  // exp carries its argument's error
       operand[kZ][i] = {d * z[i].value, d * z[i].magnitude + std::fabs(z[i].value) * std_dev[i].magnitude};

@@ -201,11 +201,27 @@ DDPM_RT_API void ddpm_rt_noise(uint64_t seed, uint32_t index, uint32_t stream, s
 DDPM_RT_API ddpm_rt_status ddpm_rt_rows(const double* alpha_bar, size_t T, const char* prediction,
                                         const ddpm_rt_sample_options* options, ddpm_rt_string** rows, size_t* count,
                                         double* init_sigma);
-/* Executes rows[b][index] for each of `count` samples: x [count, elements] in place. See kernels/step.h. eps_uncond may be
- * null. history: [3, count, elements] or null; anchor: [count, elements] or null; in: next input, or null. */
+/* Operands of a row's rarer flags, [count, elements] each unless said; null where the row has no such flag. */
+typedef struct ddpm_rt_step_operands {
+  size_t struct_size;
+  const float* guide;        /* output of a second network: e += scale2 (eps - guide) */
+  double scale2;
+  const float* variance;     /* LEARNED_VAR, LEARNED_RANGE: the raw second half of the output that eps is the first of */
+  const float* grad;         /* GRAD: d log p(y | x) / dx of a classifier */
+  const float* known;        /* BLEND: the clean picture to keep where mask is 1 */
+  const float* mask;
+  const float* x0_true;      /* VLB: the data */
+  double* kl;                /* VLB: [count] receives nats per element */
+} ddpm_rt_step_operands;
+DDPM_RT_API void ddpm_rt_step_operands_init(ddpm_rt_step_operands* operands, size_t struct_size);
+
+/* Executes `row` for each of `count` samples: x [count, elements] in place. See kernels/step.h. eps_uncond may be null.
+ * history: [3, count, elements] or null; anchor: [count, elements] or null; in: next input, or null; x0: the prediction
+ * of the clean sample, or null; operands may be null. */
 DDPM_RT_API ddpm_rt_status ddpm_rt_step(float* x, const float* eps, const float* eps_uncond, const void* row,
                                         const void* next_row, double scale, const uint64_t* seeds, float* history,
-                                        uint32_t ring, float* anchor, float* in, float* x0, size_t count, size_t elements);
+                                        uint32_t ring, float* anchor, float* in, float* x0,
+                                        const ddpm_rt_step_operands* operands, size_t count, size_t elements);
 DDPM_RT_API ddpm_rt_status ddpm_rt_cfg_combine(const float* cond, const float* uncond, const float* scale, double rescale,
                                                size_t count, size_t elements, float* out);
 /* alpha_bar of a named schedule ("linear", "scaled_linear", "cosine", "sigmoid"): T entries. */
