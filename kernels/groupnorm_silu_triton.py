@@ -1,7 +1,7 @@
 """GroupNorm, optional FiLM and SiLU over channels-last memory, in Triton.
 
 Two passes over the same tiles, split over pixels so that one sample alone fills the device: float32 mean and centred sum
-of squares of each split, then their union in a fixed order (Chan, Golub & LeVeque 1983, eq. 2.1), normalisation and
+of squares of each split, then their union in a fixed order (Chan, Golub & LeVeque 1983), normalisation and
 activation. How the work is split depends on the sample's shape alone: the same bits in any batch, at every run.
 
 Bytes per element: 2 reads + 1 write of x's size (6 in float16); the second read of a sample that fits the second-level
@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 
 TILE = 1024  # elements of a tile
-LANES = 64  # channels of a tile, unless one group alone has more
-MOST_SPLITS = 128  # the second pass reads one mean and one sum of squares of each
+LANES = 32  # channels of a tile, unless one group alone has more
+MOST_SPLITS = 128
 MOST_GROUP_CHANNELS = 4096
 WARPS = 4
 
@@ -28,9 +28,10 @@ def tile_place(program, groups, splits, group_tiles, CG: tl.constexpr, CGP: tl.c
     lane = tl.arange(0, GROUPS * CGP)
     if CG == CGP:
         channel = first_group * CG + lane
+        is_channel = channel < groups * CG
     else:
         channel = (first_group + lane // CGP) * CG + lane % CGP
-    is_channel = (lane % CGP < CG) & (first_group + lane // CGP < groups)
+        is_channel = (lane % CGP < CG) & (first_group + lane // CGP < groups)
     return sample, split, first_group, channel, is_channel
 
 
@@ -125,12 +126,16 @@ def groupnorm_silu_kernel(
 
 
 def splits_of(pixels: int, channels: int, groups: int) -> tuple[int, int, int, int]:
-    """(groups of a tile, pixels of a tile, pixels of a split, splits): of one sample's shape alone."""
-    padded = triton.next_power_of_2(channels // groups)
+    """(groups of a tile, pixels of a tile, pixels of a split, splits): of one sample's shape alone.
+
+    A program of the second pass reads 8 bytes of every split of its groups: about as much as its share of a float16 x.
+    """
+    of_group = channels // groups
+    padded = triton.next_power_of_2(of_group)
     tile_groups = max(1, min(LANES // padded, triton.next_power_of_2(groups)))
     tile_pixels = max(1, TILE // (tile_groups * padded))
-    split_tiles = triton.cdiv(triton.cdiv(pixels, tile_pixels), MOST_SPLITS)
-    split_pixels = split_tiles * tile_pixels
+    least = max(int((4 * pixels / of_group) ** 0.5), triton.cdiv(pixels, MOST_SPLITS))
+    split_pixels = triton.cdiv(least, tile_pixels) * tile_pixels
     return tile_groups, tile_pixels, split_pixels, triton.cdiv(pixels, split_pixels)
 
 
