@@ -48,14 +48,33 @@ def _kernels() -> tuple[Any, bool]:
     return _triton, not isinstance(_triton.step_triton.step_kernel, triton.JITFunction)
 
 
-def kernels_for(device: torch.device, field: str) -> Any:
-    """The package of the kernels.
+def expect_rounding(capability: tuple[int, int], version: str) -> None:
+    """BackendError where Triton's assembler contracts: ptxas 12.9, in Triton up to 3.6, turns mul.rn.f32x2 and
+    add.rn.f32x2, which only compute capability 10 and above has, into one fused operation, whatever it is told."""
+    if capability >= (10, 0) and tuple(int(n) for n in version.split(".")[:2]) < (3, 7):
+        raise BackendError(
+            f"triton: expected 3.7 or newer on compute capability {capability[0]}.{capability[1]}, since the assembler of "
+            f"older ones does not round every product, got {version}"
+        )
+
+
+@functools.cache
+def _expect_rounding_on(device: torch.device) -> None:
+    import triton
+
+    expect_rounding(framework().cuda.get_device_capability(device), triton.__version__)
+
+
+def kernels_for(device: torch.device, field: str, *, exact: bool = True) -> Any:
+    """The package of the kernels. `exact`: for kernels whose bits are promised.
 
     Raises:
         DeviceError: they cannot run on `device`.
-        BackendError: Triton is not installed.
+        BackendError: Triton is not installed, or would change their bits there.
     """
     kernels, is_interpreted = _kernels()
+    if device.type == "cuda" and exact and not is_interpreted:
+        _expect_rounding_on(device)
     if device.type == "cuda" or (is_interpreted and device.type == "cpu"):
         return kernels
     raise DeviceError(

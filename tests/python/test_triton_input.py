@@ -12,6 +12,7 @@ from triton_case import DEVICE, arrays, on_device
 import ddpm_rt
 from ddpm_rt import kernels
 from ddpm_rt import row as flag
+from ddpm_rt.kernels._tensors import expect_rounding
 from ddpm_rt.row import ROW
 
 T = kernels.triton
@@ -144,6 +145,16 @@ def test_triton_says_what_is_not_installed(missing):
     )
     done = in_fresh_python(code)
     assert f"{missing}: expected to be installed (pip install 'ddpm_rt[triton]')" in done.stdout, done.stderr
+
+
+def test_triton_refuses_an_assembler_that_contracts():
+    """test_triton_ptx.py looks for the contraction itself."""
+    for capability, version in (((9, 0), "3.6.0"), ((10, 0), "3.7.1"), ((12, 0), "3.10.0+git1")):
+        expect_rounding(capability, version)
+    with pytest.raises(
+        ddpm_rt.BackendError, match=r"triton: expected 3.7 or newer on compute capability 12.0.*got 3.6.0"
+    ):
+        expect_rounding((12, 0), "3.6.0")
 
 
 def test_triton_costs_the_cpu_kernels_nothing():
