@@ -222,6 +222,14 @@ def test_triton_strangers_are_not_read(layout):
     T.step(x, nan, table, scale=0.0, seeds=0, state=state, **given)
     assert (x == 0.75).all() and (state.x0 == 1).all()
     assert state.history.isnan().all() and state.anchor.isnan().all()
+    # Read for x0, but without a weight in x': a stale e, then a stale x.
+    given = {"grad": nan, "mask": mask, "known": nan, "seeds": 0, "state": state}
+    T.step(x, nan, table, **given)
+    assert (x == 0.375).all() and state.x0.isnan().all()
+    table["p"][0], table["wx"][0, :2] = 1, [0, 2]
+    x.fill_(torch.nan)
+    T.step(x, fine, table, **given)
+    assert (x == 2).all() and state.x0.isnan().all()
 
 
 def test_triton_a_nan_stays_in_its_sample():
