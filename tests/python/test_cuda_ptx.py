@@ -25,7 +25,7 @@ def flags() -> list[str]:
 def ptx_file(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("ptx") / "step_cuda.ptx"
     source = ROOT / "kernels" / "step_cuda.cu"
-    subprocess.run([NVCC, *flags(), "-arch=compute_90", "-ptx", str(source), "-o", str(out)], check=True)
+    subprocess.run([NVCC, *flags(), "-arch=compute_120", "-ptx", str(source), "-o", str(out)], check=True)
     return out
 
 
@@ -43,7 +43,8 @@ def test_the_build_says_how_to_round():
 def test_no_product_is_contracted_into_a_sum(kernels):
     assert len(kernels) > 30
     for name, ptx in kernels.items():
-        fused = re.findall(r"\b(?:fma|mad)\.[\w.]*f32", ptx)
+        # A packed product and sum of two float32 each is contracted by some assemblers, whatever they are told.
+        fused = re.findall(r"\b(?:fma|mad)\.[\w.]*f32|\b\w+\.[\w.]*f32x2", ptx)
         if "mixture" not in name:  # which calls the library's logarithm, of float64
             fused += re.findall(r"\b(?:fma|mad)\.[\w.]*f64", ptx)
         loose = re.findall(r"\b(?:add|sub|mul)\.f(?:32|64)\b", ptx)  # without .rn the assembler may contract
@@ -53,7 +54,7 @@ def test_no_product_is_contracted_into_a_sum(kernels):
 
 def test_no_kernel_spills(ptx_file):
     done = subprocess.run(
-        [NVCC, "-arch=sm_90", "-Xptxas", "-v", "-cubin", str(ptx_file), "-o", str(ptx_file.with_suffix(".cubin"))],
+        [NVCC, "-arch=sm_120", "-Xptxas", "-v", "-cubin", str(ptx_file), "-o", str(ptx_file.with_suffix(".cubin"))],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     spilled = re.findall(r"(\d+) bytes spill stores", done.stderr)
