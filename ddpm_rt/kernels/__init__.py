@@ -118,7 +118,7 @@ def rows(
 
 
 class State:
-    """What a solver carries from row to row beside x, for `x` [n, ...]: needed where a row has the PUSH or KEEP flag.
+    """What a solver carries from row to row beside x, for `x` [n, ...]: needed where a row has the PUSH, KEEP or VLB flag.
 
     `history` [3, n, ...] is a ring, newest at `ring`; `anchor` [n, ...]; `input` [n, ...] is the next network input
     (c_in x of the next row, after each step); `x0` [n, ...] the last prediction of the clean sample; `kl` [n] float64 the
