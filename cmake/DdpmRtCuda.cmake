@@ -11,7 +11,7 @@
 # nvcc is called by rules of our own: CMake's CUDA language would have to link a program with it before it may compile.
 set(DDPM_RT_CUDA_ARCHITECTURES "80;90;100;120" CACHE STRING "Compute capabilities of libddpm_rt_cuda")
 set(DDPM_RT_HAS_CUDA FALSE)
-if(DDPM_RT_CUDA STREQUAL "OFF" OR (DDPM_RT_CUDA STREQUAL "AUTO" AND DDPM_RT_SANITIZE))
+if(DDPM_RT_CUDA STREQUAL "OFF" OR (DDPM_RT_CUDA STREQUAL "AUTO" AND (DDPM_RT_SANITIZE OR CMAKE_CROSSCOMPILING)))
   return()
 endif()
 find_program(DDPM_RT_NVCC nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)

@@ -125,9 +125,9 @@ class Fibers {
   const std::function<void(size_t)>* body_ = nullptr;
   size_t current_ = 0;
   ucontext_t scheduler_;
-  void* scheduler_handle_ = nullptr;
-  const void* scheduler_stack_ = nullptr;
-  size_t scheduler_bytes_ = 0;
+  [[maybe_unused]] void* scheduler_handle_ = nullptr;  // these three are for sanitizers
+  [[maybe_unused]] const void* scheduler_stack_ = nullptr;
+  [[maybe_unused]] size_t scheduler_bytes_ = 0;
 };
 
 }  // namespace cuda_emulation
