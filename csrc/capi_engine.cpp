@@ -44,6 +44,7 @@ void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_
   ddpm_rt_sample_options full{};
   full.n = 1;
   full.scale = full.eta = std::numeric_limits<double>::quiet_NaN();
+  full.init_sigma = 1;
   ddpm_rt::write_struct(full, options, struct_size);
 }
 

@@ -26,6 +26,10 @@ struct Prediction {
   double time_scale = 1.0;             // what the network is told is time_scale times that  (rescale_timesteps: 1000 / T)
 };
 
+// What the network is told at a level; and the level, in the network's own space, of which it was told.
+double network_time(const Schedule& schedule, const Prediction& prediction, const Level& level);
+Level level_of_network_time(const Schedule& schedule, const Prediction& prediction, double told);
+
 constexpr double kUnset = std::numeric_limits<double>::quiet_NaN();
 
 // An empty string, kUnset, -1 or an empty list is "not given": resolve() chooses. samplers() says which sampler takes what.

@@ -127,10 +127,11 @@ std::vector<Level> listed_levels(const Schedule& s, const SolverOptions& o) {
 // Each level less noisy than the one before. A schedule whose first timesteps hold no noise at all is left to the samplers
 // that need no logarithm of it.
 void check_order(const std::vector<Level>& levels, const SolverOptions& o) {
+  const bool may_stay = o.compat == "edm";  // its rounded levels may be equal: steps of length 0
   const bool takes_clean = o.sampler == "ddpm" || o.sampler == "ddim";
   for (size_t i = 1; i < levels.size(); ++i) {
     const double before = sigma_rel(levels[i - 1]), here = sigma_rel(levels[i]);
-    if (here < before || (takes_clean && before == 0)) continue;
+    if (here < before || (takes_clean && before == 0) || (may_stay && here == before)) continue;
     const bool is_end = i + 1 == levels.size();
     refuse("grid: expected strictly decreasing noise, got sigma / alpha " + number(here) + " after " + number(before) +
            (is_end ? " at the end: the last visited level is already what final_sigma = " + o.final_sigma + " asks for"

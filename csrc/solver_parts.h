@@ -45,7 +45,6 @@ struct Output {
 };
 void validate_prediction(const Schedule& schedule, const Prediction& prediction);
 Output output_at(const Schedule& schedule, const Prediction& prediction, const Level& level);
-double network_time(const Schedule& schedule, const Prediction& prediction, const Level& level);
 
 // What a solver sees.
 struct Course {
@@ -65,6 +64,9 @@ Level course_level_at_sigma(const Course& course, double sigma_rel);  // in the 
 
 // log(alpha / sigma), DPM-Solver's lambda: infinite where sigma is 0.
 double log_snr(const Level& level);
+
+// e^-h of a step, h = log_snr(to) - log_snr(from): 0 into sigma 0 and from alpha 0. 1 - decay keeps more digits than h does.
+inline double decay(const Level& from, const Level& to) { return to.sigma * from.alpha / (to.alpha * from.sigma); }
 
 // A row that evaluates the network at `at`: time, input scale, x0, clip, the split of a learned variance. Weights are 0.
 RowF64 row_at(const Course& course, const Level& at);

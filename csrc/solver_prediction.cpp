@@ -37,6 +37,12 @@ std::string time_type(const Schedule& schedule, const Prediction& prediction) {
   return is_one_of(schedule.kind, {"ve", "edm"}) ? "sigma" : "t";
 }
 
+// c_noise of Karras et al. table 1 is ln(sigma) / 4.
+double time_scale(const Schedule& schedule, const Prediction& prediction) {
+  const bool is_c_noise = prediction.time.empty() && time_type(schedule, prediction) == "log_sigma";
+  return prediction.time_scale * (is_c_noise ? 0.25 : 1);
+}
+
 // The posterior of the training step t -> t - 1: mu = on_x0 x0 + on_x x (Ho et al. eq. 7).
 void mean_output(const Schedule& schedule, const Level& level, double a, double s, Output* out) {
   const int t = static_cast<int>(level.t);
@@ -118,12 +124,17 @@ Output output_at(const Schedule& schedule, const Prediction& prediction, const L
 
 double network_time(const Schedule& schedule, const Prediction& prediction, const Level& level) {
   const std::string type = time_type(schedule, prediction);
-  const bool is_c_noise = prediction.time.empty() && type == "log_sigma";  // Karras et al. table 1: ln(sigma) / 4
-  const double scale = prediction.time_scale * (is_c_noise ? 0.25 : 1);
+  const double scale = time_scale(schedule, prediction);
   if (type == "index" || type == "t") return scale * level.t;
   const double sigma = sigma_rel(level_at(schedule, level.t));  // not the level's own: t may be rounded
-  if (type == "sigma") return scale * sigma;
-  return scale * std::log(type == "log_half_sigma" ? sigma / 2 : sigma);
+  return scale * (type == "sigma" ? sigma : std::log(type == "log_half_sigma" ? sigma / 2 : sigma));
+}
+
+Level level_of_network_time(const Schedule& schedule, const Prediction& prediction, double told) {
+  const std::string type = time_type(schedule, prediction);
+  const double value = told / time_scale(schedule, prediction);
+  if (type == "index" || type == "t") return level_at(schedule, value);
+  return level_at_sigma(schedule, type == "sigma" ? value : std::exp(value) * (type == "log_half_sigma" ? 2 : 1));
 }
 
 }  // namespace ddpm_rt

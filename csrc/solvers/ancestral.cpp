@@ -15,9 +15,8 @@ struct LogVariances {
   double small, large;
 };
 LogVariances log_variances(const Level& from, const Level& to) {
-  const double ratio = to.sigma == 0 ? 0 : std::exp(log_snr(from) - log_snr(to));  // sigma' alpha / (alpha' sigma)
-  const double large = from.sigma * from.sigma * (1 - ratio * ratio);
-  return {2 * std::log(to.sigma) + std::log1p(-ratio * ratio), std::log(large)};
+  const double r = decay(from, to), rest = (1 - r) * (1 + r);
+  return {2 * std::log(to.sigma) + std::log(rest), 2 * std::log(from.sigma) + std::log(rest)};
 }
 
 }  // namespace

@@ -39,10 +39,10 @@ void multistep_row(const Course& course, size_t i, int order, RowF64* row) {
     return;
   }
   const auto lambda = [&](size_t k) { return log_snr(course.levels[k]); };
-  const double h = lambda(i + 1) - lambda(i), g = h * (1 + o.eta), on_m0 = -to.alpha * std::expm1(-g);
-  row->wx[kX] = to.sigma / from.sigma * std::exp(-o.eta * h);
+  const double r = decay(from, to), h = -std::log(r), g = h * (1 + o.eta), on_m0 = to.alpha * (1 - std::pow(r, 1 + o.eta));
+  row->wx[kX] = to.sigma / from.sigma * std::pow(r, o.eta);
   row->wx[kX0] = on_m0;
-  if (o.eta > 0) row->wx[kZ] = to.sigma * std::sqrt(-std::expm1(-2 * o.eta * h));
+  if (o.eta > 0) row->wx[kZ] = to.sigma * std::sqrt(1 - std::pow(r, 2 * o.eta));
   if (order == 1 || h == 0) return;
   const double r0 = (lambda(i) - lambda(i - 1)) / h;
   if (order == 2) {
@@ -129,8 +129,7 @@ Rows compile_dpmpp_singlestep(const Course& course) {
       rows.push_back(row);
       continue;
     }
-    const double h = log_snr(to) - log_snr(from);
-    const double noise = course.o.eta * to.sigma * std::sqrt(-std::expm1(-2 * h));
+    const double r = decay(from, to), noise = course.o.eta * to.sigma * std::sqrt((1 - r) * (1 + r));
     Level down = to;
     down.sigma = std::sqrt(std::max(0.0, to.sigma * to.sigma - noise * noise));
     const double middle = (log_snr(from) + log_snr(down)) / 2;

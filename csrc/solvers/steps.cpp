@@ -18,11 +18,10 @@ void ddim_step(const Course& course, const Level& from, const Level& to, double 
     row->wx[kX0] += to.alpha;
     return;
   }
-  const double h = log_snr(to) - log_snr(from);
-  const double noise = eta == 0 ? 0 : eta * to.sigma * std::sqrt(std::max(0.0, -std::expm1(-2 * h)));
+  const double r = decay(from, to), share = eta * eta * (1 - r) * (1 + r);  // s^2 / sigma'^2
   row->wx[kX0] += to.alpha;
-  add_eps(course, from, std::sqrt(std::max(0.0, to.sigma * to.sigma - noise * noise)), row->wx);
-  row->wx[kZ] += noise;
+  add_eps(course, from, to.sigma * std::sqrt(1 - share), row->wx);
+  row->wx[kZ] += to.sigma * std::sqrt(share);
 }
 
 // The first step of SDE-DPM-Solver++ (Lu et al. 2211.01095 eq. 19) is the same map.
@@ -31,15 +30,15 @@ void posterior_step(const Level& from, const Level& to, RowF64* row) {
     row->wx[kX0] += to.alpha;
     return;
   }
-  const double h = log_snr(to) - log_snr(from), rest = -std::expm1(-2 * h);
+  const double r = decay(from, to), rest = (1 - r) * (1 + r);
   row->wx[kX0] += to.alpha * rest;
-  row->wx[kX] += to.sigma / from.sigma * std::exp(-h);
+  row->wx[kX] += to.sigma / from.sigma * r;
   row->wx[kZ] += to.sigma * std::sqrt(rest);
 }
 
 void exponential_step(const Level& from, const Level& to, double* w) {
   if (to.sigma != 0) w[kX] += to.sigma / from.sigma;
-  w[kX0] -= to.alpha * std::expm1(log_snr(from) - log_snr(to));
+  w[kX0] += to.alpha * (1 - decay(from, to));
 }
 
 int multistep_order(const Course& course, size_t i) {

@@ -61,7 +61,7 @@ struct Update {
 Update update(const Course& course, size_t base, const double* r, int n, bool is_simple) {
   const Level &from = course.levels[base], &to = course.levels[base + 1];
   const double h = log_snr(to) - log_snr(from), hh = -h;
-  Update u{to.sigma / from.sigma, -to.alpha * std::expm1(hh), {}};
+  Update u{to.sigma / from.sigma, to.alpha * (1 - decay(from, to)), {}};
   if (h == 0) return u;
   const double B = course.o.solver_type == "bh1" ? hh : std::expm1(hh);
   double rho[kMostOrder] = {0.5}, R[kMostOrder][kMostOrder];
