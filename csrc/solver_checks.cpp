@@ -45,6 +45,9 @@ void check_diffusers(const Schedule& schedule, const Prediction& prediction, con
     no("final_sigma: expected zero", "sigma_min", "its scheduler always ends at 0");
   }
   if (o.final_sigma == "zero" && s == "deis") no("final_sigma: expected sigma_min", "zero", "its scheduler never ends at 0");
+  if (s == "unipc" && o.solver_type == "bh1" && o.final_sigma != "sigma_min") {
+    no("solver_type: expected bh2, or final_sigma sigma_min,", "bh1", "its scheduler multiplies infinity by 0 in the last step");
+  }
   if (o.s_churn > 0 && (s == "heun" || p != "eps")) {
     no("s_churn: expected 0", number(o.s_churn), "only Euler with prediction eps is reproduced: its scheduler evaluates before it "
        "adds the noise, Heun's adds none");

@@ -50,7 +50,13 @@ bool is_explicit(const SolverOptions& o) { return !o.timesteps.empty() || !o.sig
 
 void check_option_fits(const SamplerInfo& sampler, const SolverOptions& o, const OptionField& field) {
   const std::string& name = field.info.name;
-  if (name == "timesteps" || name == "sigmas" || (name == "spacing" && o.compat == "diffusers")) return;
+  if (name == "timesteps" || name == "sigmas") return;
+  if (o.compat == "diffusers") {  // what a scheduler's spacing takes holds beside a sigma grid too
+    const GridInfo* grid = find_grid(o.grid);
+    if (name == "spacing" && grid != nullptr && grid->is_sigma_grid) return;
+    if (name == "steps_offset" && (o.grid == "leading" || o.spacing == "leading")) return;
+    if (name == "lambda_min" && sampler.name.compare(0, 5, "dpmpp") == 0) return;
+  }
   for (const auto& own : sampler.options) {
     if (own.first == name) return;
   }

@@ -14,7 +14,7 @@ import numpy as np
 from . import arrays, options
 from .backends import disable_telemetry, find_library
 from .errors import OptionError
-from .samplers import Table
+from .tables import Table
 
 MAX_N = 2**31 - 1
 

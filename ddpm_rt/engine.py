@@ -16,7 +16,7 @@ import numpy as np
 from . import _core, arrays, call, images, kernels, options, plan_files
 from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
-from .samplers import Table, options_json
+from .tables import Table, options_json
 
 _SLICE_SECONDS = 0.02  # how long a wait may keep a signal waiting
 _EXIT_SECONDS = 2.0  # how long the interpreter's exit may wait for daemon threads to come back

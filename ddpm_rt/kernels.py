@@ -17,7 +17,7 @@ from . import _core
 from .arrays import float32, integer, like, number, seeds
 from .errors import OptionError, ShapeError
 from .row import KEEP, PUSH, ROW, ROW64
-from .samplers import options_json
+from .tables import options_json
 
 _seeds = seeds
 

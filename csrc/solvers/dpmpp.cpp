@@ -43,7 +43,12 @@ void multistep_row(const Course& course, size_t i, int order, RowF64* row) {
   row->wx[kX] = to.sigma / from.sigma * std::pow(r, o.eta);
   row->wx[kX0] = on_m0;
   if (o.eta > 0) row->wx[kZ] = to.sigma * std::sqrt(1 - std::pow(r, 2 * o.eta));
-  if (order == 1 || h == 0) return;
+  if (order == 1) return;
+  if (h == 0) {  // a repeated last level, with compat diffusers
+    if (order == 2) return;
+    refuse("final_sigma: expected zero with compat diffusers, sampler dpmpp_3m and a sigma grid, got sigma_min: the last level is "
+           "there already and its scheduler divides by their distance");
+  }
   const double r0 = (lambda(i) - lambda(i - 1)) / h;
   if (order == 2) {
     const double on_D1 = (o.solver_type == "heun" ? to.alpha * phi2(g) : on_m0 / 2) / r0;

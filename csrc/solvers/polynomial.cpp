@@ -43,27 +43,32 @@ double moment(double end, size_t power, bool is_log) {
   return value;
 }
 
-// x' = carry x + sum over j of factor * weight_j * derivative_j, the derivatives kept in the ring.
-void add_step(const Course& course, size_t i, size_t order, const double* nodes, double end, bool is_log, double factor,
-              double* w) {
+// The curve that is extrapolated: eps + slope x0, the older points in the ring.
+struct Curve {
+  const Course& course;
+  size_t i;
+  double slope;
+
+  void add(double weight, double* w) const {
+    add_eps(course, course.levels[i], weight, w);
+    w[kX0] += weight * slope;
+  }
+  void push(RowF64* row) const {
+    if (i + 1 == course.steps()) return;
+    row->flags |= kPush;
+    add(1, row->wh);
+  }
+};
+
+// w += factor times the integral of the polynomial through `order` points at `nodes`, over [0, end].
+void add_integral(const Curve& curve, size_t order, const double* nodes, double end, bool is_log, double factor, double* w) {
   for (size_t j = 0; j < order; ++j) {
     const Coefficients c = lagrange(nodes, order, j);
     double weight = 0;
     for (size_t power = 0; power < order; ++power) weight += c[power] * moment(end, power, is_log);
-    if (j == 0) {
-      add_eps(course, course.levels[i], factor * weight, w);
-      w[kX0] += factor * weight * course.slope();
-    } else {
-      w[kH1 + j - 1] += factor * weight;
-    }
+    if (j == 0) curve.add(factor * weight, w);
+    else w[kH1 + j - 1] += factor * weight;
   }
-}
-
-void push_derivative(const Course& course, size_t i, RowF64* row) {
-  if (i + 1 == course.steps()) return;
-  row->flags |= kPush;
-  add_eps(course, course.levels[i], 1, row->wh);
-  row->wh[kX0] += course.slope();
 }
 
 }  // namespace
@@ -72,6 +77,7 @@ Rows compile_lms(const Course& course) {
   Rows rows;
   for (size_t i = 0; i < course.steps(); ++i) {
     const size_t order = std::min(static_cast<size_t>(course.o.order), i + 1);
+    const Curve curve{course, i, course.slope()};
     const double at = course.levels[i].sigma;
     double nodes[kMostOrder];
     for (size_t j = 0; j < order; ++j) nodes[j] = course.levels[i - j].sigma - at;
@@ -80,9 +86,9 @@ Rows compile_lms(const Course& course) {
       row.wx[kX0] = course.levels[i + 1].alpha;  // exactly x0
     } else {
       row.wx[kX] = 1;
-      add_step(course, i, order, nodes, course.levels[i + 1].sigma - at, false, 1, row.wx);
+      add_integral(curve, order, nodes, course.levels[i + 1].sigma - at, false, 1, row.wx);
     }
-    push_derivative(course, i, &row);
+    curve.push(&row);
     rows.push_back(row);
   }
   return rows;
@@ -93,6 +99,7 @@ Rows compile_deis(const Course& course) {
   for (size_t i = 0; i < course.steps(); ++i) {
     const Level &from = course.levels[i], &to = course.levels[i + 1];
     const size_t order = static_cast<size_t>(multistep_order(course, i));
+    const Curve curve{course, i, 0};
     RowF64 row = row_at(course, from);
     if (order == 1) {
       ddim_step(course, from, to, 0, &row);
@@ -100,9 +107,9 @@ Rows compile_deis(const Course& course) {
       double nodes[kMostOrder];
       for (size_t j = 0; j < order; ++j) nodes[j] = log_snr(from) - log_snr(course.levels[i - j]);  // log rho - log rho_i
       row.wx[kX] = to.alpha / from.alpha;
-      add_step(course, i, order, nodes, log_snr(from) - log_snr(to), true, to.alpha * from.sigma / from.alpha, row.wx);
+      add_integral(curve, order, nodes, log_snr(from) - log_snr(to), true, to.alpha * from.sigma / from.alpha, row.wx);
     }
-    push_derivative(course, i, &row);
+    curve.push(&row);
     rows.push_back(row);
   }
   return rows;
