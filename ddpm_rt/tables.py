@@ -133,4 +133,6 @@ def options_json(options: Mapping[str, Any] | None) -> str | None:
     try:
         return json.dumps({str(k): plain(v) for k, v in options.items()}, allow_nan=False)
     except (TypeError, ValueError) as e:
-        raise OptionError(f"sampler_options: expected finite numbers, texts, bools and lists, got {dict(options)!r}") from e
+        raise OptionError(
+            f"sampler_options: expected finite numbers, texts, bools and lists, got {dict(options)!r}"
+        ) from e

@@ -59,8 +59,9 @@ void multistep_row(const Course& course, size_t i, int order, RowF64* row) {
   const double r1 = (lambda(i - 1) - lambda(i - 2)) / h;
   // D1 = D1_0 + r0 / (r0 + r1) (D1_0 - D1_1), D2 = (D1_0 - D1_1) / (r0 + r1), D1_0 = (m0 - m1) / r0, D1_1 = (m1 - m2) / r1
   const double on_D1 = to.alpha * phi2(g);
-  // diffusers' third order SDE step has -1/2 where the expansion has +1/2.
-  const double on_D2 = to.alpha * (-phi3(g) - (o.compat == "diffusers" && o.eta > 0 ? 1 : 0));
+  // The parabola's u^2 has the weight D2, whose integral is -2 phi3. The authors' code, diffusers and k-diffusion have -phi3, and
+  // with it order 2; diffusers' SDE step moreover -1/2 where the expansion has +1/2.
+  const double on_D2 = to.alpha * (o.compat.empty() ? -2 * phi3(g) : -phi3(g) - (o.compat == "diffusers" && o.eta > 0 ? 1 : 0));
   const double on_difference = (on_D1 * r0 + on_D2) / (r0 + r1);
   const double on_D1_0 = (on_D1 + on_difference) / r0, on_D1_1 = -on_difference / r1;
   row->wx[kX0] += on_D1_0;

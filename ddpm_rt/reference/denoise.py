@@ -10,7 +10,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from .levels import EDM, VE, Discrete, Level, NoiseModel

@@ -33,7 +33,13 @@ class Level:
     @property
     def log_snr(self) -> float:
         """log(alpha / sigma), lambda of the DPM-Solver papers."""
-        return math.inf if self.sigma == 0 else -math.inf if self.alpha == 0 else math.log(self.alpha) - math.log(self.sigma)
+        return (
+            math.inf
+            if self.sigma == 0
+            else -math.inf
+            if self.alpha == 0
+            else math.log(self.alpha) - math.log(self.sigma)
+        )
 
 
 class NoiseModel:

@@ -29,7 +29,9 @@ def _add(x: Tensor, std: float, noise: Noise, row: int) -> Tensor:
     return x + std * noise(row) if std > 0 else x
 
 
-def ddpm(denoise: Denoise, levels: Sequence[Level], x: Tensor, noise: Noise, *, variance: str = "fixed_small", read=None):
+def ddpm(
+    denoise: Denoise, levels: Sequence[Level], x: Tensor, noise: Noise, *, variance: str = "fixed_small", read=None
+):
     """Ancestral sampling: q(x_to | x_from, x0) of the forward process between the two levels (DDPM eq. 6, 7).
 
     read() -> the network's variance half [-1, 1] or log variance, for variance learned_range or learned.
@@ -134,8 +136,8 @@ def dpmpp_multistep(
         p = _effective_order(order, i, levels, lower_order_final, euler_at_final)
         x = b.sigma / a.sigma * (math.exp(-eta * h) if eta else 1.0) * x - b.alpha * math.expm1(-g) * m0
         # integral of e^(u - g) (u / g)^k over [0, g]: what a Taylor term of x0 contributes
-        first = g * _integral(lambda u: math.exp(g * (u - 1)) * u, 0, 1) if math.isfinite(g) else 0.0
-        second = g * _integral(lambda u: math.exp(g * (u - 1)) * u**2, 0, 1) / 2 if math.isfinite(g) else 0.0
+        first = g * _integral(lambda u, g=g: math.exp(g * (u - 1)) * u, 0, 1) if math.isfinite(g) else 0.0
+        second = g * _integral(lambda u, g=g: math.exp(g * (u - 1)) * u**2, 0, 1) if math.isfinite(g) else 0.0
         if p == 2:
             r = (a.log_snr - levels[i - 1].log_snr) / h
             d = (m0 - past[-1]) / r
@@ -145,7 +147,7 @@ def dpmpp_multistep(
             r1 = (levels[i - 1].log_snr - levels[i - 2].log_snr) / h
             d10, d11 = (m0 - past[-1]) / r0, (past[-1] - past[-2]) / r1
             d1 = d10 + r0 / (r0 + r1) * (d10 - d11)
-            d2 = (d10 - d11) / (r0 + r1)
+            d2 = (d10 - d11) / (r0 + r1)  # m0 + d1 u + d2 u^2 meets m1 and m2
             x = x + b.alpha * (first * d1 + second * d2)
         x = _add(x, b.sigma * math.sqrt(-math.expm1(-2 * eta * h)) if eta else 0.0, noise, i)
         past.append(m0)
@@ -181,7 +183,7 @@ def dpmpp_2s(
         ahead, _ = denoise(u, s)
         if solver_type == "heun":
             d = 2 * (ahead - x0)
-            first = h * _integral(lambda v: math.exp(h * (v - 1)) * v, 0, 1)
+            first = h * _integral(lambda v, h=h: math.exp(h * (v - 1)) * v, 0, 1)
             x = down.sigma / a.sigma * x - b.alpha * math.expm1(-h) * x0 + b.alpha * first * d
         else:
             x = down.sigma / a.sigma * x - b.alpha * math.expm1(-h) * ahead
@@ -263,7 +265,7 @@ def lms(
         for j in range(p):
             others = [v for k, v in enumerate(nodes) if k != j]
 
-            def basis(v: float, j=j, others=others) -> float:
+            def basis(v: float, j=j, others=others, nodes=nodes) -> float:
                 return math.prod((v - o) / (nodes[j] - o) for o in others)
 
             x = x + _integral(basis, a.sigma, b.sigma) * past[-1 - j]
@@ -271,7 +273,13 @@ def lms(
 
 
 def deis(
-    denoise: Denoise, levels: Sequence[Level], x: Tensor, noise: Noise, *, order: int = 2, lower_order_final: bool = True
+    denoise: Denoise,
+    levels: Sequence[Level],
+    x: Tensor,
+    noise: Noise,
+    *,
+    order: int = 2,
+    lower_order_final: bool = True,
 ) -> Tensor:
     """Zhang & Chen 2204.13902, tAB-DEIS: x / alpha grows by the integral of eps over rho = sigma / alpha, eps a polynomial in
     log rho."""
@@ -288,7 +296,7 @@ def deis(
         for j in range(p):
             others = [v for k, v in enumerate(nodes) if k != j]
 
-            def integrand(v: float, j=j, others=others) -> float:
+            def integrand(v: float, j=j, others=others, nodes=nodes) -> float:
                 return math.prod((v - o) / (nodes[j] - o) for o in others) * math.exp(v)
 
             total = total + _integral(integrand, -a.log_snr, -b.log_snr) * past[-1 - j]

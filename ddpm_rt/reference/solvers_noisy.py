@@ -59,7 +59,13 @@ def karras(
 
 
 def lcm(
-    denoise: Denoise, levels: Sequence[Level], x: Tensor, noise: Noise, *, timestep_scaling: float = 10.0, sigma_min: float = 0.0
+    denoise: Denoise,
+    levels: Sequence[Level],
+    x: Tensor,
+    noise: Noise,
+    *,
+    timestep_scaling: float = 10.0,
+    sigma_min: float = 0.0,
 ) -> Tensor:
     """Luo et al. 2310.04378 algorithm 3; with timestep_scaling 0, Song et al. 2303.01469 algorithm 1."""
     n = len(levels) - 1

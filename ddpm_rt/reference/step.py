@@ -15,7 +15,6 @@ import dataclasses
 
 import numpy as np
 
-from ..row import ROW as ROW
 from ..row import (
     BLEND,
     CLIP,
@@ -28,7 +27,8 @@ from ..row import (
     NORM,
     PUSH,
     RESCALE,
-    ROW64,
+    ROW,  # noqa: F401  with ROW64: the rows that `execute` takes
+    ROW64,  # noqa: F401
     THRESHOLD,
     VLB,
 )

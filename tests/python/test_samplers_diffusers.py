@@ -112,7 +112,12 @@ def test_spacings_and_predictions(solver, spacing, offset, monkeypatch):
 def test_the_tolerance_can_fail(monkeypatch):
     """Another solver's rows, or another grid's, are far outside of it."""
     assert difference("DDIMScheduler", {"clip_sample": False}, 10, monkeypatch, sampler="dpmpp_2m") > 1e-2
-    assert difference("DDIMScheduler", {"clip_sample": False}, 10, monkeypatch, sampler="ddim", clip="none", grid="trailing") > 1e-2
+    assert (
+        difference(
+            "DDIMScheduler", {"clip_sample": False}, 10, monkeypatch, sampler="ddim", clip="none", grid="trailing"
+        )
+        > 1e-2
+    )
 
 
 SIGMA_SOLVERS = [
@@ -135,14 +140,19 @@ def test_sigma_grids_and_ends(solver, grid, monkeypatch):
         for n in (2, 7, 14, 20) if sampler != "dpmpp_3m" or end == "zero" else (2, 7, 14):
             full = {**config, f"use_{grid}_sigmas": True, **({"final_sigmas_type": end} if end else {})}
             ours = {**options, **({"final_sigma": end} if end else {})}
-            assert difference(name, full, n, monkeypatch, sampler=sampler, grid=grid, sampler_options=ours) <= UNCLIPPED, (end, n)
+            assert (
+                difference(name, full, n, monkeypatch, sampler=sampler, grid=grid, sampler_options=ours) <= UNCLIPPED
+            ), (end, n)
 
 
 def test_a_sigma_grid_between_the_ends_of_a_leading_spacing(monkeypatch):
     config = {"use_karras_sigmas": True, "timestep_spacing": "leading", "steps_offset": 1}
     options = {"spacing": "leading", "steps_offset": 1}
     for name, sampler in (("EulerDiscreteScheduler", "euler"), ("HeunDiscreteScheduler", "heun")):
-        assert difference(name, config, 12, monkeypatch, sampler=sampler, grid="karras", sampler_options=options) <= UNCLIPPED
+        assert (
+            difference(name, config, 12, monkeypatch, sampler=sampler, grid="karras", sampler_options=options)
+            <= UNCLIPPED
+        )
 
 
 @pytest.mark.parametrize("end", ["zero", "sigma_min"])
@@ -166,9 +176,16 @@ def test_orders(order, monkeypatch):
     for n in (6, 20):
         for low, end in ((True, "zero"), (False, "sigma_min")):
             for kind in ("bh1", "bh2") if end == "sigma_min" else ("bh2",):
-                config = {"solver_order": order, "solver_type": kind, "lower_order_final": low, "final_sigmas_type": end}
+                config = {
+                    "solver_order": order,
+                    "solver_type": kind,
+                    "lower_order_final": low,
+                    "final_sigmas_type": end,
+                }
                 ours = {"order": order, "solver_type": kind, "lower_order_final": low, "final_sigma": end}
-                error = difference("UniPCMultistepScheduler", config, n, monkeypatch, sampler="unipc", sampler_options=ours)
+                error = difference(
+                    "UniPCMultistepScheduler", config, n, monkeypatch, sampler="unipc", sampler_options=ours
+                )
                 assert error <= UNCLIPPED, (n, kind, end)
             error = difference(
                 "DEISMultistepScheduler", {"solver_order": order, "lower_order_final": low}, n, monkeypatch, exact=order == 3,
@@ -217,14 +234,19 @@ def test_learned_range_in_the_float64_executor(spacing, monkeypatch):
                                 network_variance="learned_range")  # fmt: skip
     noise = loops.engine_noise(SEED, SHAPE)
     for i in range(SHAPE[0]):
-        got = loops.float64(rows, sigma * UNIT[i], lambda x, t: net(x[None].astype(np.float32), t)[0], lambda r, i=i: noise(r)[i])
+        got = loops.float64(
+            rows, sigma * UNIT[i], lambda x, t: net(x[None].astype(np.float32), t)[0], lambda r, i=i: noise(r)[i]
+        )
         assert np.abs(got - expected[i]).max() <= CLIPPED * max(1.0, peak)
 
 
 def test_churn_is_added_after_the_evaluation(monkeypatch):
     for churn in (5.0, 40.0):
         step = {"s_churn": churn, "s_noise": 1.003, "s_tmin": 0.05, "s_tmax": 50.0}
-        assert difference("EulerDiscreteScheduler", {}, 20, monkeypatch, step=step, sampler="euler", sampler_options=step) <= UNCLIPPED
+        assert (
+            difference("EulerDiscreteScheduler", {}, 20, monkeypatch, step=step, sampler="euler", sampler_options=step)
+            <= UNCLIPPED
+        )
 
 
 def test_lambda_clipping_of_the_cosine_schedule(monkeypatch):
@@ -232,7 +254,10 @@ def test_lambda_clipping_of_the_cosine_schedule(monkeypatch):
     for n in (5, 20):
         ours = {"sampler": "dpmpp_2m", "sampler_options": {"lambda_min": -5.1}}
         assert difference("DPMSolverMultistepScheduler", config, n, monkeypatch, **ours) <= UNCLIPPED
-        assert difference("DPMSolverSinglestepScheduler", config, n, monkeypatch, **{**ours, "sampler": "dpmpp_2s"}) <= UNCLIPPED
+        assert (
+            difference("DPMSolverSinglestepScheduler", config, n, monkeypatch, **{**ours, "sampler": "dpmpp_2s"})
+            <= UNCLIPPED
+        )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -247,13 +272,22 @@ def test_lcm(prediction, monkeypatch):
 
 def test_terminal_snr(monkeypatch):
     """The schedulers that divide by alpha take 2^-24 for the last alpha_bar, which is 0."""
-    for name, sampler in (("EulerDiscreteScheduler", "euler"), ("DPMSolverMultistepScheduler", "dpmpp_2m"), ("DDIMScheduler", "ddim")):
+    for name, sampler in (
+        ("EulerDiscreteScheduler", "euler"),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m"),
+        ("DDIMScheduler", "ddim"),
+    ):
         config = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
         config |= {"clip_sample": False} if sampler == "ddim" else {}
         scheduler = getattr(diffusers, name)(**config)
         alpha_bar = scheduler.alphas_cumprod.double().numpy().copy()
         alpha_bar[-1] = 0
-        ours = {"sampler": sampler, "prediction": "v", "grid": "trailing", **({"clip": "none"} if sampler == "ddim" else {})}
+        ours = {
+            "sampler": sampler,
+            "prediction": "v",
+            "grid": "trailing",
+            **({"clip": "none"} if sampler == "ddim" else {}),
+        }
         assert difference(name, config, 20, monkeypatch, schedule={"alpha_bar": alpha_bar}, **ours) <= UNCLIPPED, name
 
 
@@ -262,7 +296,12 @@ def test_flows(shift, monkeypatch):
     options = {"shift": shift}
     common = {"schedule": "flow", "prediction": "flow", "time_scale": 1000.0, "sampler_options": options}
     for n in (5, 20):
-        assert difference("FlowMatchEulerDiscreteScheduler", {"shift": shift}, n, _flow(monkeypatch), sampler="euler", **common) <= UNCLIPPED
+        assert (
+            difference(
+                "FlowMatchEulerDiscreteScheduler", {"shift": shift}, n, _flow(monkeypatch), sampler="euler", **common
+            )
+            <= UNCLIPPED
+        )
         for name, sampler in (("DPMSolverMultistepScheduler", "dpmpp_2m"), ("UniPCMultistepScheduler", "unipc")):
             config = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
             assert difference(name, config, n, monkeypatch, sampler=sampler, **common) <= UNCLIPPED, (name, n)
@@ -324,7 +363,10 @@ def test_what_diffusers_cannot_do_is_refused():
         ({"sampler": "unipc", "sampler_options": {"solver_type": "bh1"}}, "infinity"),
         ({"sampler": "dpmpp_2m", "steps": 1000}, "timesteps are the same"),
         ({"sampler": "dpmpp_2m", "schedule": "vp"}, "a discrete one"),
-        ({"sampler": "dpmpp_3m", "steps": 20, "grid": "karras", "sampler_options": {"final_sigma": "sigma_min"}}, "divides"),
+        (
+            {"sampler": "dpmpp_3m", "steps": 20, "grid": "karras", "sampler_options": {"final_sigma": "sigma_min"}},
+            "divides",
+        ),
     ):
         with pytest.raises(ddpm_rt.OptionError, match=why):
             ddpm_rt.rows(compat="diffusers", **{"steps": 10, **options})

@@ -46,19 +46,46 @@ def kind_of(schedule):
     return ddpm_rt.kernels.noise_model(schedule)[1]
 
 
-def difference(sampler, steps, schedule="linear", prediction="eps", *, clip="none", variance=None, grid=None, eta=None,
-               network_variance="fixed", options=None):
+def difference(
+    sampler,
+    steps,
+    schedule="linear",
+    prediction="eps",
+    *,
+    clip="none",
+    variance=None,
+    grid=None,
+    eta=None,
+    network_variance="fixed",
+    options=None,
+):
     """max|rows - twin| / max(1, the greatest |x| on the way)"""
     of = twin_denoiser(schedule, prediction, clip, network_variance != "fixed")
     rows, sigma = loops.rows_of(
-        sampler=sampler, steps=steps, schedule=schedule, prediction=prediction, clip=clip, variance=variance, grid=grid, eta=eta,
-        network_variance=network_variance, sampler_options=options, exact=True,
+        sampler=sampler,
+        steps=steps,
+        schedule=schedule,
+        prediction=prediction,
+        clip=clip,
+        variance=variance,
+        grid=grid,
+        eta=eta,
+        network_variance=network_variance,
+        sampler_options=options,
+        exact=True,
     )
     assert clip == "none" or (rows["flags"] & CLIP).any()
     got = loops.float64(rows, sigma * UNIT, lambda x, t: of.network(torch.from_numpy(x), t).numpy(), noise)
     expected = run.sample(
-        sampler, of, steps, torch.from_numpy(UNIT), lambda row: torch.from_numpy(noise(row)), grid=grid, eta=eta,
-        variance=variance or ("fixed_small" if network_variance == "fixed" else network_variance), **(options or {}),
+        sampler,
+        of,
+        steps,
+        torch.from_numpy(UNIT),
+        lambda row: torch.from_numpy(noise(row)),
+        grid=grid,
+        eta=eta,
+        variance=variance or ("fixed_small" if network_variance == "fixed" else network_variance),
+        **(options or {}),
     ).numpy()
     assert np.isfinite(expected).all()
     return float(np.abs(got - expected).max() / max(1.0, loops.float64.peak))
@@ -71,7 +98,18 @@ def clips_of(sampler):
 FEW = {"langevin": {"inner_steps": 3}}  # the default of 100 at each level shows nothing more
 
 
-DISCRETE_GRIDS = ["leading", "linspace", "trailing", "uniform", "karras", "exponential", "logsnr", "edm", "7,5,3", "ddim20"]
+DISCRETE_GRIDS = [
+    "leading",
+    "linspace",
+    "trailing",
+    "uniform",
+    "karras",
+    "exponential",
+    "logsnr",
+    "edm",
+    "7,5,3",
+    "ddim20",
+]
 CONTINUOUS = {
     "vp": ["uniform", "linspace", "karras", "exponential", "logsnr", "edm"],
     "sub_vp": ["uniform", "karras"],
@@ -100,7 +138,9 @@ def test_every_solver_on_every_grid(sampler, grid):
 @pytest.mark.parametrize("schedule", list(CONTINUOUS))
 @pytest.mark.parametrize("sampler", NAMES)
 def test_every_solver_in_continuous_time(sampler, schedule):
-    predictions = {"ve": ["score", "scaled_score"], "flow": ["flow", "v"], "edm": ["edm", "eps"]}.get(schedule, ["eps", "v"])
+    predictions = {"ve": ["score", "scaled_score"], "flow": ["flow", "v"], "edm": ["edm", "eps"]}.get(
+        schedule, ["eps", "v"]
+    )
     if sampler == "pc":
         predictions = ["score", "eps", "scaled_score", "energy"]
     for grid in CONTINUOUS[schedule]:
@@ -119,7 +159,9 @@ def test_every_parameterisation_of_a_discrete_schedule(sampler, prediction):
     for schedule in ("linear", "cosine"):
         grid = "leading" if prediction == "mean" else None
         for steps in (3, 12):
-            assert difference(sampler, steps, schedule, prediction, grid=grid) <= TOLERANCE * (10 if schedule == "cosine" else 1)
+            assert difference(sampler, steps, schedule, prediction, grid=grid) <= TOLERANCE * (
+                10 if schedule == "cosine" else 1
+            )
 
 
 @pytest.mark.parametrize("clip", ["none", "rederive"])
@@ -130,8 +172,16 @@ def test_ddpm_variances(network_variance, grid, clip):
     for variance in [*fixed, *({network_variance} - {"fixed"})]:
         for prediction in ("eps", "v"):
             for steps in (2, 25):
-                error = difference("ddpm", steps, "linear", prediction, clip=clip, grid=grid, variance=variance,
-                                   network_variance=network_variance)
+                error = difference(
+                    "ddpm",
+                    steps,
+                    "linear",
+                    prediction,
+                    clip=clip,
+                    grid=grid,
+                    variance=variance,
+                    network_variance=network_variance,
+                )
                 assert error <= TOLERANCE, (variance, prediction, steps)
 
 
@@ -176,7 +226,9 @@ def test_eta(sampler, eta):
         assert difference(sampler, steps, eta=eta) <= TOLERANCE
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_3m", "dpmpp_2s", "unipc", "deis", "ddim", "euler", "heun", "lms", "pndm"])
+@pytest.mark.parametrize(
+    "sampler", ["dpmpp_2m", "dpmpp_3m", "dpmpp_2s", "unipc", "deis", "ddim", "euler", "heun", "lms", "pndm"]
+)
 @pytest.mark.parametrize(
     "options",
     [
