@@ -71,12 +71,6 @@ std::vector<Level> continuous_levels(const Schedule& s, const SolverOptions& o) 
   return levels;
 }
 
-Level nearest_level(const Schedule& s, double sigma) {
-  const int low = static_cast<int>(level_at_sigma(s, sigma).t), high = std::min(low + 1, s.T() - 1);
-  const double below = sigma - sigma_rel(level_at(s, low)), above = sigma_rel(level_at(s, high)) - sigma;
-  return level_at(s, below <= above ? low : high);
-}
-
 Level visited_at_sigma(const Schedule& s, double sigma, const SolverOptions& o) {
   if (o.grid == "edm" && s.is_discrete()) return nearest_level(s, sigma);
   Level level = level_at_sigma(s, sigma);
@@ -140,6 +134,12 @@ void check_order(const std::vector<Level>& levels, const SolverOptions& o) {
 }
 
 }  // namespace
+
+Level nearest_level(const Schedule& s, double sigma) {
+  const int low = static_cast<int>(level_at_sigma(s, sigma).t), high = std::min(low + 1, s.T() - 1);
+  const double below = sigma - sigma_rel(level_at(s, low)), above = sigma_rel(level_at(s, high)) - sigma;
+  return level_at(s, below <= above ? low : high);
+}
 
 std::vector<int> section_counts(const std::string& grid) {
   if (grid == "fast27") return {10, 10, 3, 2, 2};

@@ -34,6 +34,8 @@ struct Grid {
 };
 Grid make_grid(const Schedule& schedule, const SolverOptions& options);
 Grid make_diffusers_grid(const Schedule& schedule, const SolverOptions& options);
+// EDM's round_sigma on a discrete schedule: the timestep whose sigma / alpha is nearest.
+Level nearest_level(const Schedule& schedule, double sigma_rel);
 // The counts of "10,15,20", "fast27" (GLIDE's 10,10,3,2,2) and "ddimN"; empty: another grid.
 std::vector<int> section_counts(const std::string& grid);
 // n values from `from` down to `to`, both exact: linear in sigma^(1/rho) (EDM eq. 5), rho = infinity: in log sigma.
