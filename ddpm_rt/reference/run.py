@@ -48,9 +48,12 @@ def sample(
     options: those of `ddpm_rt.samplers()` and `ddpm_rt.grids()` by the same names.
     """
     model, is_flow = denoiser.model, isinstance(denoiser.model, Flow)
-    grid = grid or DEFAULT_GRID[sampler]
-    if not isinstance(model, Discrete) and grid in ("leading", "lcm") and sampler not in ("ddpm", "ddim"):
-        grid = "karras" if model.native_unit else "uniform"
+    if grid is None:
+        grid = DEFAULT_GRID[sampler]
+        if is_flow or (not isinstance(model, Discrete) and grid in ("leading", "lcm") and not model.native_unit):
+            grid = "uniform"
+        elif not isinstance(model, Discrete) and grid in ("leading", "lcm"):
+            grid = "karras"
     placing = {k: options.pop(k) for k in _GRID_OPTIONS if k in options}
     visited = levels(
         model,

@@ -126,7 +126,7 @@ def test_k_diffusion(kd, sampler, grid):
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 def test_k_diffusion_s_churn(kd, sampler, monkeypatch):
     options = {"s_churn": 8.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}
-    got, rows = ours(sampler, 12, "k-diffusion", sampler_options=options)
+    got, _ = ours(sampler, 12, "k-diffusion", sampler_options=options)
     sigmas = torch.tensor([*ramp(12), 0.0], dtype=torch.float64)
     churning = [0.05 <= s <= 50.0 for s in sigmas[:-1]]
     before = {i: max(0, (i if sampler == "euler" else 2 * i) - 1) for i in range(12)}
