@@ -136,3 +136,32 @@ def options_json(options: Mapping[str, Any] | None) -> str | None:
         raise OptionError(
             f"sampler_options: expected finite numbers, texts, bools and lists, got {dict(options)!r}"
         ) from e
+
+
+def markdown() -> str:
+    """The lists of docs/samplers.md: `python -m ddpm_rt.tables` prints them."""
+    lines = ["| sampler | order | network evaluations of n steps | steps, grid | options | source |", "|---|---|---|---|---|---|"]
+    for s in samplers():
+        each = "n" if s.nfe_each == 1 else f"{s.nfe_each} n"
+        count = each if not s.nfe_first else f"{each} {'+' if s.nfe_first > 0 else '-'} {abs(s.nfe_first)}"
+        options = [f"`eta` {s.default_eta:g}"] if s.default_eta is not None else []
+        options += [f"`{o.name}` {o.default}" for o in s.options]
+        lines.append(
+            f"| `{s.name}` | {s.order or ''} | {count} | {s.default_steps or 'T'}, {s.default_grid} | {', '.join(options)} | {s.citation} |"
+        )
+    lines += ["", "| grid | levels | options |", "|---|---|---|"]
+    for g in grids():
+        where = "; discrete schedules only" if g.discrete_only else ""
+        lines.append(f"| `{g.name}` | {g.help}{where} | {', '.join(f'`{o.name}`' for o in g.options)} |")
+    lines += ["", "| option | type | range | meaning |", "|---|---|---|---|"]
+    seen: dict[str, SamplerOption] = {}
+    for owner in (*grids(), *samplers()):
+        seen.update({o.name: o for o in owner.options})
+    for name, o in sorted(seen.items()):
+        kind = o.type.removeprefix("choice:").replace("|", ", ")
+        lines.append(f"| `{name}` | {kind} | {o.range} | {o.help} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

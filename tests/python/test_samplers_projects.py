@@ -313,7 +313,7 @@ def test_guided_diffusion_s_ddpm(learned):
         return np.concatenate([eps_of(x, t), np.sin(3 * x)]) if learned else eps_of(x, t)
 
     for n in (2, 25, 250):
-        got, rows = ours(
+        got, _ = ours(
             "ddpm", n, "guided-diffusion", net=net, network_variance="learned_range" if learned else "fixed"
         )
         assert np.abs(got - guided_loop(net, UNIT, space_timesteps(1000, str(n)), learned=learned)).max() <= 1e-10
