@@ -97,8 +97,9 @@ void resolve_grid(const Schedule& schedule, const SamplerInfo& sampler, SolverOp
     if (o->compat == "k-diffusion") o->grid = "karras";
     if (o->compat == "edm") o->grid = "edm";
     const GridInfo* grid = find_grid(o->grid);
-    if (o->compat.empty() && !schedule.is_discrete() && grid->is_discrete_only) {
-      o->grid = is_one_of(schedule.kind, {"ve", "edm"}) ? "karras" : "uniform";
+    const bool explodes = is_one_of(schedule.kind, {"ve", "edm"});  // time does not reach sigma 0
+    if (o->compat.empty() && !schedule.is_discrete() && (grid->is_discrete_only || (explodes && o->grid == "uniform"))) {
+      o->grid = explodes ? "karras" : "uniform";
     }
     if (o->compat.empty() && schedule.kind == "flow" && grid->is_sigma_grid) o->grid = "uniform";  // sigma / alpha starts at infinity
   }

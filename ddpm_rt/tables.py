@@ -140,7 +140,10 @@ def options_json(options: Mapping[str, Any] | None) -> str | None:
 
 def markdown() -> str:
     """The lists of docs/samplers.md: `python -m ddpm_rt.tables` prints them."""
-    lines = ["| sampler | order | network evaluations of n steps | steps, grid | options | source |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| sampler | order | network evaluations of n steps | steps, grid | options | source |",
+        "|---|---|---|---|---|---|",
+    ]
     for s in samplers():
         each = "n" if s.nfe_each == 1 else f"{s.nfe_each} n"
         count = each if not s.nfe_first else f"{each} {'+' if s.nfe_first > 0 else '-'} {abs(s.nfe_first)}"

@@ -50,10 +50,10 @@ def sample(
     model, is_flow = denoiser.model, isinstance(denoiser.model, Flow)
     if grid is None:
         grid = DEFAULT_GRID[sampler]
-        if is_flow or (not isinstance(model, Discrete) and grid in ("leading", "lcm") and not model.native_unit):
-            grid = "uniform"
-        elif not isinstance(model, Discrete) and grid in ("leading", "lcm"):
+        if model.native_unit and grid in ("leading", "lcm", "uniform"):
             grid = "karras"
+        elif is_flow or (not isinstance(model, Discrete) and grid in ("leading", "lcm")):
+            grid = "uniform"
     placing = {k: options.pop(k) for k in _GRID_OPTIONS if k in options}
     visited = levels(
         model,
