@@ -10,7 +10,24 @@ import pytest
 
 import ddpm_rt
 
-NAMES = "ddpm ddim pndm dpmpp_2m dpmpp_3m dpmpp_2m_sde dpmpp_2s unipc euler euler_ancestral heun lms deis lcm langevin pc".split()
+NAMES = [
+    "ddpm",
+    "ddim",
+    "pndm",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "dpmpp_2m_sde",
+    "dpmpp_2s",
+    "unipc",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "lms",
+    "deis",
+    "lcm",
+    "langevin",
+    "pc",
+]
 MEAN, STD = 0.3, 0.5
 AB = ddpm_rt.kernels.alpha_bar("linear")
 
