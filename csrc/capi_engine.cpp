@@ -145,6 +145,7 @@ ddpm_rt_status ddpm_rt_request_result(const ddpm_rt_request* request, ddpm_rt_re
     full.bad_count = request->bad.size();
     full.nfe = r.spec().nfe;
     full.seconds = r.seconds();
+    full.steps = r.spec().table->steps;
     ddpm_rt::write_struct(full, result, result->struct_size);
     return DDPM_RT_OK;
   });

@@ -1,4 +1,4 @@
-// The levels that diffusers' schedulers visit, as their set_timesteps lay them, rounding and all (diffusers 0.30 to 0.42).
+// The levels that diffusers' schedulers visit, as their set_timesteps lay them, rounding and all (diffusers 0.42).
 #include <algorithm>
 #include <cmath>
 

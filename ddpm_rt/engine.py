@@ -269,7 +269,7 @@ class Engine:
             settings={
                 "plan": self._model.name,
                 "sampler": str(sampler or defaults["sampler"]),
-                "steps": request.progress()[1] // len(out),
+                "steps": result["steps"],
                 "scale": defaults["scale"] if s is None else s,
                 "backend": info["backend"],
                 "precision": info["precision"],

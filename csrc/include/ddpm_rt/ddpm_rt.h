@@ -182,6 +182,7 @@ typedef struct ddpm_rt_result {
   size_t bad_count;
   int64_t nfe;             /* network evaluations of one image, guided ones counted once per network row */
   double seconds;          /* from submission to completion */
+  int64_t steps;           /* of the sampler, as resolved; of a table of the caller's own its rows */
 } ddpm_rt_result;
 
 /* All of `options` is checked and copied before this returns; `out` (n images of the output's type) must live until the

@@ -96,6 +96,7 @@ struct Result {
   std::vector<std::int64_t> bad;     // images that are not finite
   std::int64_t nfe = 0;
   double seconds = 0;
+  std::int64_t steps = 0;
 };
 
 // eps = fn(x, t, label) for `count` samples. label is null for models without classes. May throw.
@@ -123,7 +124,7 @@ class Request {
     r.struct_size = sizeof r;
     check(ddpm_rt_request_result(handle_.get(), &r));
     const auto n = static_cast<std::size_t>(r.n);
-    return {{r.labels, r.labels + n}, {r.seeds, r.seeds + n}, {r.bad, r.bad + r.bad_count}, r.nfe, r.seconds};
+    return {{r.labels, r.labels + n}, {r.seeds, r.seeds + n}, {r.bad, r.bad + r.bad_count}, r.nfe, r.seconds, r.steps};
   }
   ddpm_rt_request* get() const { return handle_.get(); }
 
