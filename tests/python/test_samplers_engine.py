@@ -187,7 +187,7 @@ def test_a_plan_s_defaults_hold_for_its_own_sampler(tmp_path):
             a == engine.sample(2, labels=0, seed=3, sampler_options={"order": 1}, output="float")
         ).all()
         heun = engine.sample(1, labels=0, scale=1.0, sampler="heun")
-        assert heun.nfe == 2 * 18 - 1 and heun.settings["steps"] == 18  # heun's own
+        assert heun.nfe == 2 * 18 - 1 and heun._provenance.settings["steps"] == 18  # heun's own
     compat = {"sampler": "ddim", "compat": "diffusers", "scale": 1.0}
     with ddpm_rt.Engine(write_mixture_plan(tmp_path / "c.plan", defaults=compat)) as engine:
         assert engine.info()["defaults"]["compat"] == "diffusers" and engine.info()["defaults"]["clip"] == "keep_eps"
