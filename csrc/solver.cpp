@@ -79,10 +79,8 @@ Level in_state_space(const Level& native, bool is_unit) {
 }
 
 Level course_level_at_sigma(const Course& course, double sigma) {
-  const bool is_discrete = course.schedule.is_discrete();
-  if (is_discrete && course.o.grid == "edm") return in_state_space(nearest_level(course.schedule, sigma), course.is_unit);
   Level level = level_at_sigma(course.schedule, sigma);
-  if (is_discrete && course.o.time_rounding == "nearest") level.t = std::nearbyint(level.t);
+  if (course.schedule.is_discrete() && course.o.time_rounding == "nearest") level.t = std::nearbyint(level.t);
   return in_state_space(level, course.is_unit);
 }
 

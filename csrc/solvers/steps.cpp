@@ -62,7 +62,10 @@ double churn_gamma(const Course& course, size_t i) {
 Level churned(const Course& course, size_t i) {
   const double gamma = churn_gamma(course, i);
   const Level& level = course.levels[i];
-  return gamma == 0 ? level : course_level_at_sigma(course, level.sigma * (1 + gamma));
+  if (gamma == 0) return level;
+  const double sigma = level.sigma * (1 + gamma);
+  const bool is_rounded = course.schedule.is_discrete() && course.o.grid == "edm";
+  return is_rounded ? in_state_space(nearest_level(course.schedule, sigma), course.is_unit) : course_level_at_sigma(course, sigma);
 }
 
 double churn_std(const Course& course, size_t i) {
