@@ -54,7 +54,7 @@ DDPM_RT_CLONES void step_cpu(const StepSlot* slots, size_t count, size_t element
     for (size_t first = 0; first < elements; first += kTile) {
       bad |= step_tile(slots[s], plan, first, elements - first < kTile ? elements - first : kTile, streams);
     }
-    if (bad >> 31) slot_bad[s] = 1;
+    if (bad != 0) slot_bad[s] = 1;
   }
 #if defined(__SSE2__)
   if (streams) _mm_sfence();

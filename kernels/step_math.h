@@ -64,8 +64,8 @@ DDPM_RT_HD float learned_range_std(float v, float log_var_lo, float log_var_hi) 
   return exp_f32(0.5f * (f * log_var_hi + (1.0f - f) * log_var_lo));
 }
 
-// The top bit is set for inf and NaN: integers, so that a reduction over them needs no float comparison.
-DDPM_RT_HD uint32_t nonfinite_bit(float value) { return (float_bits(value) & 0x7FFFFFFFu) + 0x00800000u; }
+// 0 for a finite value, else some bit: an "or" over them needs no comparison.
+DDPM_RT_HD uint32_t nonfinite_bits(float value) { return float_bits(value - value); }
 
 // (x - lo) * scale with scale = 255 / (hi - lo), clamped to [0, 255], NaN -> 0; half to even, or towards zero.
 // Adding 2^23 rounds to an integer under the default rounding mode.

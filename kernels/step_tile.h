@@ -64,17 +64,26 @@ DDPM_RT_HD void add_terms(const Terms& terms, size_t n, float* __restrict sums) 
   }
 }
 
+// What every element of a slot shares until the first three terms of x'.
+struct LeadWeights {
+  float p, q, lo, hi, weight_x, weight_e, weight_x0;
+  uint32_t x_for_x0, e_for_x0, x_for_x, e_for_x, x0_for_x;  // masks: all ones where the operand has a weight
+};
+
+DDPM_RT_HD uint32_t mask_of(float weight) { return weight != 0.0f ? ~0u : 0u; }
+
 // What a slot's row asks for, decided once for all its elements.
 struct SlotPlan {
   const float *cond, *uncond, *second;  // second: the guide's output; cond is the lone evaluation if there is one only
-  float s_row, lo, hi;
-  uint32_t e_for_x0, e_for_x, x0_for_x;  // all ones where the operand has a weight
-  bool stores_e_x0, pushes, keeps, writes_input;
+  float s_row;
+  LeadWeights lead;
+  bool stores_e_x0, pushes, keeps, writes_input, is_direct;
 };
 
 DDPM_RT_HD SlotPlan plan_slot(const StepSlot& slot) {
   const StepRow& row = *slot.row;
   const float inf = std::numeric_limits<float>::infinity();
+  const bool is_clipped = (row.flags & kClip) != 0;
   SlotPlan plan{};
   if (!(row.flags & kNoEval)) {
     const bool is_pair = slot.cond != nullptr && slot.uncond != nullptr;
@@ -84,15 +93,17 @@ DDPM_RT_HD SlotPlan plan_slot(const StepSlot& slot) {
   }
   const bool has_e = plan.cond != nullptr;
   plan.s_row = row_scale(slot.scale, row.gs);
-  plan.lo = row.flags & kClip ? row.clip_lo : -inf;
-  plan.hi = row.flags & kClip ? row.clip_hi : inf;
-  plan.e_for_x0 = has_e && row.q != 0.0f ? ~0u : 0u;
-  plan.e_for_x = has_e && row.wx[kE] != 0.0f ? ~0u : 0u;
-  plan.x0_for_x = row.wx[kX0] != 0.0f ? ~0u : 0u;
+  plan.lead = {row.p, row.q, is_clipped ? row.clip_lo : -inf, is_clipped ? row.clip_hi : inf,
+               row.wx[kX], row.wx[kE], row.wx[kX0],
+               mask_of(row.p), has_e ? mask_of(row.q) : 0u,
+               mask_of(row.wx[kX]), has_e ? mask_of(row.wx[kE]) : 0u, mask_of(row.wx[kX0])};
   plan.pushes = (row.flags & kPush) != 0;
   plan.keeps = (row.flags & kKeep) != 0;
   plan.stores_e_x0 = plan.pushes || plan.keeps || slot.x0_out != nullptr;
   plan.writes_input = !(row.flags & kLast) && slot.next != nullptr;
+  bool reads_registers = false;
+  for (int k = kH1; k <= kY; ++k) reads_registers = reads_registers || row.wx[k] != 0.0f;
+  plan.is_direct = !plan.stores_e_x0 && !reads_registers && plan.second == nullptr && slot.in[2] == nullptr;
   return plan;
 }
 
@@ -100,25 +111,52 @@ struct Tile {
   alignas(64) float e[kTile], x0[kTile], x_new[kTile], z[kTile], sums[kTile];
 };
 
-// e, x0 and the first three terms of x' in one loop. Returns whether an e was not finite, in the top bit.
+struct LeadElement {
+  float x0, sum;
+};
+
+DDPM_RT_HD LeadElement lead_element(const LeadWeights& w, float x, float e) {
+  const float of_x = add_weighted(0.0f, w.p, masked(x, w.x_for_x0));
+  const float x0 = clip(add_weighted(of_x, w.q, masked(e, w.e_for_x0)), w.lo, w.hi);
+  float sum = add_weighted(0.0f, w.weight_x, masked(x, w.x_for_x));
+  sum = add_weighted(sum, w.weight_e, masked(e, w.e_for_x));
+  return {x0, add_weighted(sum, w.weight_x0, masked(x0, w.x0_for_x))};
+}
+
+// e, x0 and the first three terms of x' in one loop. Returns whether an e was not finite: any bit.
 template <bool kPair, bool kStore>
-DDPM_RT_HD uint32_t lead_loop(const StepRow& row, const SlotPlan& plan, const float* x, const float* cond,
-                              const float* uncond, size_t n, Tile* __restrict tile) {
-  const float* x_for_x0 = row.p != 0.0f ? x : kZeros;
-  const float* x_for_x = row.wx[kX] != 0.0f ? x : kZeros;
-  const float s_row = plan.s_row, p = row.p, q = row.q, lo = plan.lo, hi = plan.hi;
-  const float weight_x = row.wx[kX], weight_e = row.wx[kE], weight_x0 = row.wx[kX0];
-  const uint32_t e_for_x0 = plan.e_for_x0, e_for_x = plan.e_for_x, x0_for_x = plan.x0_for_x;
+DDPM_RT_HD uint32_t lead_loop(const SlotPlan& plan, const float* x, const float* cond, const float* uncond, size_t n,
+                              Tile* __restrict tile) {
+  const LeadWeights weights = plan.lead;
+  const float s_row = plan.s_row;
   uint32_t bad = 0;
   for (size_t i = 0; i < n; ++i) {
     const float e = kPair ? guide(cond[i], uncond[i], s_row) : cond[i];
-    bad |= nonfinite_bit(e);
-    const float x0 = clip(add_weighted(add_weighted(0.0f, p, x_for_x0[i]), q, masked(e, e_for_x0)), lo, hi);
-    float sum = add_weighted(0.0f, weight_x, x_for_x[i]);
-    sum = add_weighted(sum, weight_e, masked(e, e_for_x));
-    tile->x_new[i] = add_weighted(sum, weight_x0, masked(x0, x0_for_x));
+    bad |= nonfinite_bits(e);
+    const LeadElement lead = lead_element(weights, x[i], e);
+    tile->x_new[i] = lead.sum;
     if (kStore) tile->e[i] = e;
-    if (kStore) tile->x0[i] = x0;
+    if (kStore) tile->x0[i] = lead.x0;
+  }
+  return bad;
+}
+
+// The whole row in one loop, for the rows that read nothing but x, e, x0 and z and are watched by nobody.
+template <bool kPair, bool kNoise, int kInputs>
+DDPM_RT_HD uint32_t direct_loop(const SlotPlan& plan, float* __restrict x, const float* __restrict cond,
+                                const float* __restrict uncond, const float* __restrict z, float weight_z, float c_in,
+                                size_t n, float* __restrict in0, float* __restrict in1) {
+  const LeadWeights weights = plan.lead;
+  const float s_row = plan.s_row;
+  uint32_t bad = 0;
+  for (size_t i = 0; i < n; ++i) {
+    const float e = kPair ? guide(cond[i], uncond[i], s_row) : cond[i];
+    bad |= nonfinite_bits(e);
+    float x_new = lead_element(weights, x[i], e).sum;
+    if (kNoise) x_new = add_weighted(x_new, weight_z, z[i]);
+    x[i] = x_new;
+    if (kInputs > 0) in0[i] = c_in * x_new;
+    if (kInputs > 1) in1[i] = c_in * x_new;
   }
   return bad;
 }
@@ -134,13 +172,12 @@ DDPM_RT_HD uint32_t lead(const StepSlot& slot, const SlotPlan& plan, size_t firs
     cond = tile->sums;
     uncond = nullptr;
   }
-  const StepRow& row = *slot.row;
   if (uncond != nullptr) {
-    return plan.stores_e_x0 ? lead_loop<true, true>(row, plan, x, cond, uncond, n, tile)
-                            : lead_loop<true, false>(row, plan, x, cond, uncond, n, tile);
+    return plan.stores_e_x0 ? lead_loop<true, true>(plan, x, cond, uncond, n, tile)
+                            : lead_loop<true, false>(plan, x, cond, uncond, n, tile);
   }
-  return plan.stores_e_x0 ? lead_loop<false, true>(row, plan, x, cond, uncond, n, tile)
-                          : lead_loop<false, false>(row, plan, x, cond, uncond, n, tile);
+  return plan.stores_e_x0 ? lead_loop<false, true>(plan, x, cond, uncond, n, tile)
+                          : lead_loop<false, false>(plan, x, cond, uncond, n, tile);
 }
 
 // Past the caches (`from` is aligned scratch): for calls so large that what they write first is evicted before they
@@ -172,9 +209,39 @@ DDPM_RT_HD void write_inputs(const StepSlot& slot, size_t first, size_t n, bool 
   }
 }
 
+template <bool kPair, bool kNoise>
+DDPM_RT_HD uint32_t step_direct_as(const StepSlot& slot, const SlotPlan& plan, size_t first, size_t n, const float* z) {
+  float* x = slot.x + first;
+  const float* cond = plan.cond != nullptr ? plan.cond + first : kZeros;
+  const float* uncond = kPair ? plan.uncond + first : nullptr;
+  const float weight_z = slot.row->wx[kZ];
+  float* in[2] = {};
+  int inputs = 0;
+  for (int k = 0; k < 2 && plan.writes_input; ++k) {
+    if (slot.in[k] != nullptr) in[inputs++] = slot.in[k] + first;
+  }
+  const float c_in = inputs > 0 ? slot.next->c_in : 1.0f;
+  switch (inputs) {
+    case 0: return direct_loop<kPair, kNoise, 0>(plan, x, cond, uncond, z, weight_z, c_in, n, nullptr, nullptr);
+    case 1: return direct_loop<kPair, kNoise, 1>(plan, x, cond, uncond, z, weight_z, c_in, n, in[0], nullptr);
+    default: return direct_loop<kPair, kNoise, 2>(plan, x, cond, uncond, z, weight_z, c_in, n, in[0], in[1]);
+  }
+}
+
+DDPM_RT_HD uint32_t step_direct(const StepSlot& slot, const SlotPlan& plan, size_t first, size_t n, float* z) {
+  const StepRow& row = *slot.row;
+  const bool is_pair = plan.uncond != nullptr;
+  if (row.wx[kZ] == 0.0f) {
+    return is_pair ? step_direct_as<true, false>(slot, plan, first, n, z) : step_direct_as<false, false>(slot, plan, first, n, z);
+  }
+  tile_normals({slot.seed, row.noise_index, kStreamStep}, static_cast<uint32_t>(first / 4), n, z);
+  return is_pair ? step_direct_as<true, true>(slot, plan, first, n, z) : step_direct_as<false, true>(slot, plan, first, n, z);
+}
+
 DDPM_RT_HD uint32_t step_tile(const StepSlot& slot, const SlotPlan& plan, size_t first, size_t n, bool streams) {
   const StepRow& row = *slot.row;
   Tile tile;
+  if (plan.is_direct && !(streams && plan.writes_input)) return step_direct(slot, plan, first, n, tile.z);
   const uint32_t bad = lead(slot, plan, first, n, &tile);
   if (slot.x0_out != nullptr) memcpy(slot.x0_out + first, tile.x0, n * sizeof(float));
 

@@ -46,8 +46,8 @@ void test_elements() {
   CHECK(blend(1.0f, 2.0f, 4.0f, 0.5f, 0.25f, 99.0f) == 2.0f && blend(0.0f, 2.0f, 4.0f, 0.5f, 0.25f, 99.0f) == 99.0f);
   CHECK(blend(0.5f, 2.0f, 4.0f, 0.5f, 0.25f, 4.0f) == 3.0f);
   CHECK(float_bits(masked(kNan, 0u)) == 0u && masked(-2.0f, ~0u) == -2.0f);
-  for (float v : {0.0f, -0.0f, 1e-45f, -1e-45f, 3.4028235e38f, -3.4028235e38f}) CHECK(nonfinite_bit(v) >> 31 == 0);
-  for (float v : {kInf, -kInf, kNan, -kNan}) CHECK(nonfinite_bit(v) >> 31 == 1);
+  for (float v : {0.0f, -0.0f, 1e-45f, -1e-45f, 3.4028235e38f, -3.4028235e38f}) CHECK(nonfinite_bits(v) == 0);
+  for (float v : {kInf, -kInf, kNan, -kNan}) CHECK(nonfinite_bits(v) != 0);
 }
 
 double std_of(const float* v, size_t n) {
