@@ -33,6 +33,7 @@ class Engine {
   void start(std::vector<Candidate> candidates, const std::string& digest);
   void start_onnx(const ddpm_rt_engine_options& options);
   void expect_parent() const;
+  SolverOptions solver_options_for(const ddpm_rt_sample_options& options) const;
   std::shared_ptr<const Table> table_for(const ddpm_rt_sample_options& options);
   void set_images(const ddpm_rt_sample_options& options, RequestSpec* request) const;
   void set_labels(const ddpm_rt_sample_options& options, RequestSpec* request) const;
