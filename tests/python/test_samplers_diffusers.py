@@ -325,7 +325,7 @@ def test_edm_euler(monkeypatch):
     assert np.abs(got - expected).max() <= UNCLIPPED * 320
 
 
-def test_score_sde_ve_in_the_float64_executor(monkeypatch):
+def test_score_sde_ve(monkeypatch):
     """Its norms are means over the batch: one image."""
     scheduler = diffusers.ScoreSdeVeScheduler(snr=0.15, sigma_min=0.01, sigma_max=50.0)
     n, unit = 30, UNIT[:1]
@@ -349,6 +349,8 @@ def test_score_sde_ve_in_the_float64_executor(monkeypatch):
         row[0] += 1
         x, mean = out.prev_sample, out.prev_sample_mean
     got = loops.float64(rows, sigma * unit, score, noise)
+    assert np.abs(got - mean.numpy()).max() <= UNCLIPPED * 200
+    got = loops.float32(rows, np.float32(sigma) * unit, score, SEED)
     assert np.abs(got - mean.numpy()).max() <= UNCLIPPED * 200
 
 
