@@ -5,12 +5,9 @@
 #include <utility>
 
 #include "bindings_callbacks.h"
+#include "bindings_options.h"
 
 namespace {
-
-using Text = std::optional<std::string>;
-
-constexpr size_t kRowBytes = 256;
 
 class Request {
  public:
@@ -97,35 +94,14 @@ class Engine {
     return unlocked([&] { return engine->info(); });
   }
 
-  std::unique_ptr<Request> submit(py::array out, const Shape& shape, int64_t n, const std::optional<Int64Array>& labels,
-                                  std::optional<double> scale, const Text& sampler, std::optional<int> steps,
-                                  std::optional<double> eta, const Text& clip, const Text& variance, const Text& grid,
-                                  const Text& compat, const Text& sampler_options, const std::optional<py::bytes>& rows,
-                                  double init_sigma, std::optional<uint64_t> seed, const std::optional<UInt64Array>& seeds,
-                                  const std::optional<FloatArray>& latents, const std::optional<FloatArray>& x_init,
-                                  bool keep_nonfinite, py::object callback) {
+  // `guide`: another Engine, or null.
+  std::unique_ptr<Request> submit(py::array out, const Shape& shape, const py::dict& given, py::object callback, Engine* guide) {
     const auto engine = opened();
-    ddpm_rt::SampleOptions o;
-    o.n = n;
-    if (labels) o.labels.assign(labels->data(), labels->data() + labels->size());
-    o.scale = scale;
-    o.sampler = sampler.value_or("");
-    o.steps = steps.value_or(0);
-    o.eta = eta;
-    o.clip = clip.value_or("");
-    o.variance = variance.value_or("");
-    o.grid = grid.value_or("");
-    o.compat = compat;
-    o.sampler_options = sampler_options.value_or("");
-    std::string table;
-    if (rows) table = static_cast<std::string>(*rows), o.rows = table.data(), o.row_count = table.size() / kRowBytes;
-    o.init_sigma = init_sigma;
-    o.seed = seed;
-    if (seeds) o.seeds.assign(seeds->data(), seeds->data() + seeds->size());
-    if (latents) o.latents = latents->data(), o.latent_elements = static_cast<size_t>(latents->size());
-    if (x_init) o.x_init = x_init->data(), o.x_init_elements = static_cast<size_t>(x_init->size());
+    const auto guiding = guide != nullptr ? guide->opened() : nullptr;
+    SampleCall call(given);
+    ddpm_rt::SampleOptions& o = call.options;
+    o.guide = guiding.get();
     o.output = py::isinstance<py::array_t<uint8_t>>(out) ? DDPM_RT_UINT8_NHWC : DDPM_RT_FLOAT_NCHW;
-    o.keep_nonfinite = keep_nonfinite;
     std::shared_ptr<PythonCallback> kept;
     if (!callback.is_none()) {
       kept = std::make_shared<PythonCallback>(PythonCallback{std::move(callback), shape});
@@ -190,10 +166,8 @@ void bind_engine(py::module_& m) {
                   arg("options"))
       .def("close", &Engine::close)
       .def("info", &Engine::info)
-      .def("submit", &Engine::submit, arg("out").noconvert(), arg("shape"), py::kw_only(), arg("n"), arg("labels").noconvert(),
-           arg("scale"), arg("sampler"), arg("steps"), arg("eta"), arg("clip"), arg("variance"), arg("grid"), arg("compat"),
-           arg("sampler_options"), arg("rows"), arg("init_sigma"), arg("seed"),
-           arg("seeds").noconvert(), arg("latents").noconvert(), arg("x_init").noconvert(), arg("keep_nonfinite"), arg("callback"))
+      .def("submit", &Engine::submit, arg("out").noconvert(), arg("shape"), arg("options"), arg("callback"),
+           arg("guide").none(true))
       .def("denoiser_error", &Engine::denoiser_error, arg("message"))
       .def("forget_denoiser_error", &Engine::forget_denoiser_error);
 }
