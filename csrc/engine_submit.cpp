@@ -60,7 +60,8 @@ std::shared_ptr<const Table> Engine::table_for(const ddpm_rt_sample_options& opt
   if (options.steps > 0) o.steps = options.steps;
   if (options.steps == 0 && (!is_plans_own || o.steps == 0)) o.steps = std::min(own_default, spec_.schedule.T());
   if (std::isinf(options.eta)) refuse(Code::kOption, "eta: expected a number in [0, 1], got " + number(options.eta));
-  o.eta = std::isnan(options.eta) ? 0 : options.eta;
+  if (!std::isnan(options.eta)) o.eta = options.eta;
+  else if (!is_plans_own) o.eta = 0;
   o.clip = chosen(options.clip, o.clip);
   o.variance = chosen(options.variance, is_plans_own ? o.variance : "fixed_small");
   o.grid = chosen(options.grid, o.grid);

@@ -33,7 +33,7 @@ const std::vector<OptionInfo>& option_table() {
        "network evaluations; None: the plan's for its own sampler, else the sampler's default (ddpm: T)"},
       {"sampler", "", "choice:ddpm|ddim", "", "None", "sample", "the solver; None: the plan's"},
       {"eta", "", "float", "0 to 1", "None", "sample",
-       "DDIM eq. 16: 0 is deterministic, 1 has DDPM's posterior variance; ddim only; None: 0"},
+       "DDIM eq. 16: 0 is deterministic, 1 has DDPM's posterior variance; ddim only; None: the plan's for its own sampler, else 0"},
       {"clip", "", "choice:none|keep_eps|rederive", "", "None", "sample",
        "x0 is clamped to the data range; rederive computes eps again from the clamped x0, keep_eps keeps the network's; "
        "None: the plan's"},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "spec_parts.h"
 
@@ -36,13 +37,30 @@ json parse_json(const std::string& text, Code code) {
       --depth;
     }
   }
+  const auto printable = [](std::string words) {
+    std::replace_if(words.begin(), words.end(), [](char c) { return c < 0x20 || c > 0x7e; }, '?');
+    return words.substr(0, 300);
+  };
+  std::vector<std::set<std::string>> keys;  // of the objects now open: readers differ in which of two equal keys counts
+  std::string duplicate;
+  bool is_unique = true;
+  const auto watch = [&](int, json::parse_event_t event, json& parsed) {
+    if (event == json::parse_event_t::object_start) keys.emplace_back();
+    if (event == json::parse_event_t::object_end) keys.pop_back();
+    if (event == json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second && is_unique) {
+      is_unique = false;
+      duplicate = parsed.get<std::string>();
+    }
+    return true;
+  };
+  json document;
   try {
-    return json::parse(text);
+    document = json::parse(text, watch);
   } catch (const std::exception& e) {
-    std::string why = e.what();
-    std::replace_if(why.begin(), why.end(), [](char c) { return c < 0x20 || c > 0x7e; }, '?');
-    throw Error(code, "manifest: expected JSON in UTF-8, got " + why.substr(0, 300));
+    throw Error(code, "manifest: expected JSON in UTF-8, got " + printable(e.what()));
   }
+  if (!is_unique) throw Error(code, "manifest: expected each key once in an object, got \"" + printable(duplicate) + "\" twice");
+  return document;
 }
 
 void parse_versions(const Field& root) {

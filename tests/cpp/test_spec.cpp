@@ -241,6 +241,10 @@ void test_json() {
   };
   check_manifest(nested(63), sections);
   CHECK_ERROR(Code::kPlan, check_manifest(nested(64), sections), "nested");
+  CHECK_ERROR(Code::kPlan, check_manifest("{\"prediction\": \"v\", " + text.substr(1), sections), "\"prediction\" twice");
+  std::string twice = text;
+  twice.insert(twice.find("\"steps\":"), "\"steps\": 7, ");
+  CHECK_ERROR(Code::kPlan, check_manifest(twice, sections), "\"steps\" twice");
   CHECK_ERROR(Code::kPlan, check_manifest(std::string(kMaxManifestBytes, '['), sections), "nested");
   for (const double bad : {std::nan(""), 1.5, -0.5, 0.9999}) {  // the last: above its neighbour
     Sections damaged = sections;

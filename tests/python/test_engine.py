@@ -57,6 +57,14 @@ def test_defaults_are_the_plan_s(engine):
     assert a.nfe == 20 and engine.sample(1, labels=1, scale=1).nfe == 10
 
 
+def test_an_omitted_eta_is_the_plan_s_for_its_own_sampler():
+    defaults = {"steps": 10, "eta": 0.7}
+    with ddpm_rt.Engine.from_callable(gaussian, (6,), defaults=defaults) as engine:
+        omitted, zero = engine.sample(2, seed=3), engine.sample(2, seed=3, eta=0.0)
+        assert (omitted == engine.sample(2, seed=3, eta=0.7)).all() and not (omitted == zero).all()
+        assert np.isfinite(engine.sample(2, seed=3, sampler="ddpm")).all()  # which has no eta to take
+
+
 def test_w_is_scale_minus_one_and_aliases_are_the_option(engine):
     a = engine.sample(2, labels=0, scale=3.0, steps=4, seed=9)
     assert (a == engine.sample(2, labels=0, w=2.0, steps=4, seed=9)).all()

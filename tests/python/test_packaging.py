@@ -96,6 +96,14 @@ def test_headers_and_cmake_files_lie_beside_the_extension():
     assert (folder / "lib" / "cmake" / "ddpm_rt" / "ddpm_rtConfig.cmake").is_file()
 
 
+def glibc_needed(wheel: Path) -> int:
+    """N of the manylinux_2_N tag that the wheel's libraries are fit for."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "auditwheel", "show", str(wheel)], capture_output=True, text=True, check=True
+    ).stdout
+    return int(re.search(r"\"manylinux_2_(\d+)_x86_64\"", shown)[1])
+
+
 def test_a_wheel_samples_by_itself(tmp_path):
     """pip wheel, then a folder with nothing but the wheel's files, numpy and a backend on the path."""
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -122,6 +130,7 @@ def test_a_wheel_samples_by_itself(tmp_path):
     assert not [n for n in names if n.startswith(("tests/", "csrc/", "bench/"))]
     for name in plan_files.shipped():
         assert f"ddpm_rt/models/{name}.plan" in names
+    assert glibc_needed(wheel) <= 35  # README states manylinux_2_35
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\nimport ddpm_rt\nassert ddpm_rt.__file__.startswith(sys.argv[1])\n"
         "e = ddpm_rt.Engine.from_callable(lambda x, t, l: 0.1 * x, (1, 4, 4))\nprint(e.sample(2, steps=3, seed=0).shape)\n"

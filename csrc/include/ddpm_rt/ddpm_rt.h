@@ -146,7 +146,7 @@ typedef struct ddpm_rt_sample_options {
   double scale;              /* guidance scale s, e = u + s (c - u); NaN: the plan's */
   const char* sampler;       /* null: the plan's */
   int32_t steps;             /* 0: the plan's for its own sampler, else the sampler's default */
-  double eta;                /* NaN: 0 */
+  double eta;                /* NaN: the plan's for its own sampler, else 0 */
   const char* clip;          /* "none", "keep_eps", "rederive"; null: the plan's */
   const char* variance;      /* "fixed_small", "fixed_large"; null: the plan's */
   const char* grid;          /* "leading", "linspace", "trailing"; null: the plan's */
