@@ -223,7 +223,7 @@ std::string Engine::info() const {
   json["row_version"] = kRowVersion;
   json["rng_version"] = kRngVersion;
   json["fingerprint"] = fingerprint(report);
-  const Lane::Stats s = lane_->stats();
+  const LaneBase::Stats s = lane_->stats();
   json["loop"] = {{"ticks", s.ticks},
                   {"evaluations", s.evaluations},
                   {"images", s.images},

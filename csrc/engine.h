@@ -48,7 +48,7 @@ class Engine {
   std::string cache_dir_, digest_;
   LogFn log_;
   std::string skipped_;  // why "auto" passed over a backend
-  std::unique_ptr<Lane> lane_;
+  std::unique_ptr<LaneBase> lane_;
 
   std::mutex tables_mutex_;
   std::map<std::string, std::shared_ptr<const Table>> tables_;
