@@ -19,7 +19,7 @@
 #include "gpu_lane.h"
 #include "lane.h"
 
-namespace gpu_case {
+namespace lane_case {
 
 using namespace ddpm_rt;
 
@@ -98,8 +98,7 @@ class ExactNetwork final : public DeviceDenoiser {
   };
   void put(const DeviceCall& call, void* stream) {
     if (options_.before) options_.before(call);
-    Work* work = &works_[{call.bucket, call.first}];
-    *work = {this, call};
+    Work* work = &works_.emplace(std::make_pair(call.bucket, call.first), Work{this, call}).first->second;
     emulated::library().symbol<void(void*, void (*)(void*), void*)>("ddpm_rt_emulated_enqueue")(
         stream, [](void* user) { static_cast<Work*>(user)->self->run(static_cast<Work*>(user)->call); }, work);
   }
@@ -255,6 +254,6 @@ inline HostPtr on_device(const NetworkOptions& network = {}, int max_batch = 6, 
   return host;
 }
 
-}  // namespace gpu_case
+}  // namespace lane_case
 
 #endif  // DDPM_RT_TESTS_GPU_LANE_CASE_H_

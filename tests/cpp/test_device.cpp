@@ -155,6 +155,7 @@ void test_errors() {
   line.send();
   CHECK_ERROR(Code::kDevice, line.send(), "unspecified launch failure");
   line.send();
+  line.stream.synchronize();
 
   CHECK_ERROR(Code::kDevice, Device::open("/nowhere/libddpm_rt_cuda.so", 0), "/nowhere/libddpm_rt_cuda.so");
   CHECK_ERROR(Code::kDevice, Device::open("", 0), "libddpm_rt_cuda.so");

@@ -6,7 +6,7 @@
 #include "check.h"
 #include "gpu_lane_case.h"
 
-using namespace gpu_case;
+using namespace lane_case;
 
 namespace {
 
