@@ -27,6 +27,13 @@ constexpr size_t kN = 10;  // not a multiple of 4: the last noise block is cut
 constexpr int64_t kClasses = 3;
 using Samples = std::vector<float>;
 
+// Fibers cost a thousand times more under this sanitizer: fewer repetitions there.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kIsSlow = true;
+#else
+constexpr bool kIsSlow = false;
+#endif
+
 // eps of one row: exact in float32 whatever its neighbours.
 inline void evaluate(const float* x, float t, int64_t label, float* out) {
   for (size_t j = 0; j < kN; ++j) out[j] = 0.25f * x[j] + 0.03125f * static_cast<float>(label) + 0.0001220703125f * t;
