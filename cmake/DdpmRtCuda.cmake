@@ -11,7 +11,9 @@
 # nvcc is called by rules of our own: CMake's CUDA language would have to link a program with it before it may compile.
 set(DDPM_RT_CUDA_ARCHITECTURES "80;90;100;120" CACHE STRING "Compute capabilities of libddpm_rt_cuda")
 set(DDPM_RT_HAS_CUDA FALSE)
-if(DDPM_RT_CUDA STREQUAL "OFF" OR (DDPM_RT_CUDA STREQUAL "AUTO" AND (DDPM_RT_SANITIZE OR CMAKE_CROSSCOMPILING)))
+# An editable install builds anew each time: there it has to be asked for (pip install -e . -C cmake.define.DDPM_RT_CUDA=ON).
+if(DDPM_RT_CUDA STREQUAL "OFF" OR
+   (DDPM_RT_CUDA STREQUAL "AUTO" AND (DDPM_RT_SANITIZE OR CMAKE_CROSSCOMPILING OR SKBUILD_STATE STREQUAL "editable")))
   return()
 endif()
 find_program(DDPM_RT_NVCC nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)
@@ -53,13 +55,12 @@ endfunction()
 set(step_cuda_object ${CMAKE_CURRENT_BINARY_DIR}/step_cuda.o)
 ddpm_rt_add_cuda_object(${CMAKE_CURRENT_SOURCE_DIR}/kernels/step_cuda.cu ${step_cuda_object})
 add_custom_target(step_cuda_object DEPENDS ${step_cuda_object})  # made once, for all who link it
-add_library(ddpm_rt_cuda SHARED ${step_cuda_object})
+add_library(ddpm_rt_cuda SHARED csrc/device_cuda.cpp ${step_cuda_object})
 add_dependencies(ddpm_rt_cuda step_cuda_object)
+target_include_directories(ddpm_rt_cuda PRIVATE csrc kernels)
+target_include_directories(ddpm_rt_cuda SYSTEM PRIVATE ${DDPM_RT_CUDA_ROOT}/include)
 set_target_properties(ddpm_rt_cuda PROPERTIES LINKER_LANGUAGE CXX)
-if(SKBUILD)  # nothing in the wheel opens it yet
-  set_target_properties(ddpm_rt_cuda PROPERTIES EXCLUDE_FROM_ALL TRUE)
-endif()
-target_link_libraries(ddpm_rt_cuda PRIVATE ${DDPM_RT_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
+target_link_libraries(ddpm_rt_cuda PRIVATE ddpm_rt_options ${DDPM_RT_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
 
 # Programs that need a GPU to say more than that there is none; they build wherever nvcc is.
 if(DDPM_RT_TESTS AND NOT SKBUILD)

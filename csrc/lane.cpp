@@ -47,60 +47,10 @@ Lane::Lane(const ModelSpec& spec, const Plan* plan, std::vector<Candidate> candi
   bad_.reserve(slots);
   watched_.reserve(slots);
   owners_.resize(runner_.evaluations().capacity, nullptr);
-  thread_ = std::thread([this] { main(); });
+  start();
 }
 
-Lane::~Lane() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stopping_ = true;
-  }
-  arrived_.notify_all();
-  thread_.join();
-}
-
-void Lane::submit(std::shared_ptr<Request> request) {
-  request->set_lane_thread(thread_.get_id());
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    arrivals_.push_back(std::move(request));
-  }
-  arrived_.notify_one();
-}
-
-Lane::Stats Lane::stats() const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  return stats_;
-}
-
-void Lane::main() {
-  set_default_float_environment();
-  while (take_arrivals()) {
-    try {
-      tick();
-    } catch (const Error& e) {
-      fail_all(e.code(), e.what());
-    } catch (const std::exception& e) {
-      fail_all(Code::kInternal, e.what());
-    }
-  }
-  for (const auto& request : waiting_) request->cancel();
-  fail_all(Code::kCancelled, "engine: closed while the request was running");
-  runner_.save_costs();
-}
-
-bool Lane::take_arrivals() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  if (resident_.empty() && waiting_.empty() && arrivals_.empty() && !stopping_) {
-    lock.unlock();
-    runner_.save_costs();
-    lock.lock();
-    arrived_.wait(lock, [this] { return !arrivals_.empty() || stopping_; });
-  }
-  for (auto& request : arrivals_) waiting_.push_back(std::move(request));
-  arrivals_.clear();
-  return !stopping_;
-}
+void Lane::on_start() { set_default_float_environment(); }
 
 void Lane::tick() {
   const double start = now(), run_before = runner_.run_seconds(), embed_before = runner_.embed_seconds();
@@ -119,27 +69,19 @@ void Lane::tick() {
   step();
   call_back();
   const double finished_at = now();
-  {  // before delivery: who waits for an image finds its ticks counted
-    std::lock_guard<std::mutex> lock(mutex_);
-    stats_.ticks += 1;
-    stats_.evaluations += evaluations;
-    stats_.run_seconds += runner_.run_seconds() - run_before;
-    stats_.embed_seconds += runner_.embed_seconds() - embed_before;
-    stats_.tick_seconds += finished_at - start;
-  }
+  // Before delivery: who waits for an image finds its ticks counted.
+  add_stats({1, evaluations, 0, finished_at - start, runner_.run_seconds() - run_before, runner_.embed_seconds() - embed_before});
   const size_t before = resident_.size();
   deliver();
   if (before == resident_.size()) return;
-  std::lock_guard<std::mutex> lock(mutex_);
-  stats_.images += static_cast<int64_t>(before - resident_.size());
-  stats_.tick_seconds += now() - finished_at;
+  add_stats({0, 0, static_cast<int64_t>(before - resident_.size()), now() - finished_at, 0, 0});
 }
 
 // Frees the slots of cancelled and failed requests and closes the gaps in the packed list, so that what the last step
 // wrote for the others keeps its order.
 void Lane::drop_finished() {
   const auto is_done = [](const std::shared_ptr<Request>& r) { return r->is_finished(); };
-  waiting_.erase(std::remove_if(waiting_.begin(), waiting_.end(), is_done), waiting_.end());
+  drop_waiting_finished();
   if (std::none_of(resident_.begin(), resident_.end(), [&](int s) { return is_done(slots_[static_cast<size_t>(s)].request); })) {
     return;
   }
@@ -165,21 +107,15 @@ void Lane::drop_finished() {
   resident_.resize(kept);
 }
 
-// One image from each waiting request in turn, so that a long request does not keep the others out.
 void Lane::admit() {
-  while (!free_.empty() && !waiting_.empty()) {
-    if (turn_ >= waiting_.size()) turn_ = 0;
-    const std::shared_ptr<Request> request = waiting_[turn_];
+  while (!free_.empty()) {
+    std::shared_ptr<Request> request = next_waiting();
+    if (request == nullptr) return;
     const int index = free_.back();
     free_.pop_back();
-    begin(index, request);
+    begin(index, std::move(request));
     resident_.push_back(index);
     is_changed_ = true;
-    if (request->next_image == request->spec().n) {
-      waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(turn_));
-    } else {
-      ++turn_;
-    }
   }
 }
 
@@ -257,11 +193,8 @@ void Lane::fail_all(Code code, const std::string& message) {
 }
 
 double Lane::expected_ticks() const {
-  double executions = 0;
+  double executions = waiting_rows();
   for (int index : resident_) executions += static_cast<double>(slots_[static_cast<size_t>(index)].end - slots_[static_cast<size_t>(index)].row);
-  for (const auto& r : waiting_) {
-    executions += static_cast<double>(r->spec().n - r->next_image) * static_cast<double>(r->spec().table->rows.size());
-  }
   return executions / static_cast<double>(std::max<size_t>(1, resident_.size()));
 }
 

@@ -6,15 +6,12 @@
 #ifndef DDPM_RT_LANE_H_
 #define DDPM_RT_LANE_H_
 
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "request.h"
+#include "lane_base.h"
 #include "runner.h"
 #include "step.h"
 
@@ -23,23 +20,12 @@ namespace ddpm_rt {
 // Flags whose operands a lane has: a table with another one is refused where it is accepted.
 constexpr uint32_t kLaneFlags = kPush | kKeep | kClip | kThreshold | kRescale | kNorm | kNoEval | kLast;
 
-class Lane {
+class Lane final : public LaneBase {
  public:
-  struct Stats {
-    int64_t ticks = 0, evaluations = 0, images = 0;
-    double tick_seconds = 0, run_seconds = 0, embed_seconds = 0;
-  };
-
   Lane(const ModelSpec& spec, const Plan* plan, std::vector<Candidate> candidates, RunnerOptions options);
-  ~Lane();  // cancels what runs and joins
-  Lane(const Lane&) = delete;
-  Lane& operator=(const Lane&) = delete;
+  ~Lane() override { stop(); }
 
-  void submit(std::shared_ptr<Request> request);  // any thread; never waits for the network
-  bool is_lane_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
-  const Limits& limits() const { return limits_; }
-  std::string report() const { return runner_.report(); }
-  Stats stats() const;
+  std::string report() const override { return runner_.report(); }
 
  private:
   static constexpr int kNone = -1;
@@ -64,16 +50,17 @@ class Lane {
     size_t first, end;
   };
 
-  void main();
-  bool take_arrivals();  // waits while there is nothing to do; false: stop
-  void tick();
+  void on_start() override;
+  void tick() override;
+  bool has_work() const override { return !resident_.empty(); }
+  void on_idle() override { runner_.save_costs(); }
+  void fail_all(Code code, const std::string& message) override;
   void drop_finished();
   void admit();
   void begin(int slot, std::shared_ptr<Request> request);
   void place(Slot* slot);       // gives the slot's next evaluations the next places of the list
   void finish_packing();        // t, label, embedding, owner of every place; zero padding behind
   void fail(const std::vector<Runner::Failure>& failures);
-  void fail_all(Code code, const std::string& message);
   void step();
   void watch();
   void call_back();
@@ -88,8 +75,6 @@ class Lane {
 
   std::vector<Slot> slots_;
   std::vector<int> free_, resident_;  // resident: in packed order
-  std::vector<std::shared_ptr<Request>> waiting_;  // with images not yet admitted
-  size_t turn_ = 0;                   // whose image is admitted next
   int m_ = 0, high_water_ = 0;        // places used by the next run; places that hold more than zeros
   bool is_changed_ = false;           // membership, since the runner was asked last
   int ticks_at_this_membership_ = 0;
@@ -99,13 +84,6 @@ class Lane {
   std::vector<const void*> owners_;
   std::vector<Runner::Failure> failures_;
   std::vector<Watched> watched_;
-
-  mutable std::mutex mutex_;
-  std::condition_variable arrived_;
-  std::vector<std::shared_ptr<Request>> arrivals_;
-  bool stopping_ = false;
-  Stats stats_;
-  std::thread thread_;
 };
 
 }  // namespace ddpm_rt
