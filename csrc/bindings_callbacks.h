@@ -10,7 +10,7 @@
 // kept as the cause that ddpm_rt/engine.py attaches. Fields are guarded by the GIL.
 struct PythonDenoiser {
   py::object fn;
-  Shape shape;
+  Shape shape, out_shape;         // of one sample
   py::object error = py::none();  // what fn raised last
   std::string message;            // the text it went on with
 

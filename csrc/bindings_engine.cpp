@@ -62,11 +62,12 @@ class Engine {
   }
 
   static std::unique_ptr<Engine> from_callable(const std::string& manifest, const DoubleArray& alpha_bar,
-                                               py::object fn, Shape shape, const py::dict& options) {
+                                               py::object fn, Shape shape, Shape out_shape, const py::dict& options) {
     auto self = std::make_unique<Engine>();
     self->denoiser_ = std::make_unique<PythonDenoiser>();
     self->denoiser_->fn = std::move(fn);
     self->denoiser_->shape = std::move(shape);
+    self->denoiser_->out_shape = std::move(out_shape);
     const ddpm_rt::EngineOptions o = engine_options(options);
     const auto denoise = [denoiser = self->denoiser_.get()](auto... arguments) { (*denoiser)(arguments...); };
     const std::vector<double> schedule(alpha_bar.data(), alpha_bar.data() + alpha_bar.size());
@@ -162,7 +163,7 @@ void bind_engine(py::module_& m) {
       .def("result", &Request::result);
   py::class_<Engine>(m, "Engine")
       .def_static("open", &Engine::open, arg("path"), arg("options"))
-      .def_static("from_callable", &Engine::from_callable, arg("manifest"), arg("alpha_bar"), arg("fn"), arg("shape"),
+      .def_static("from_callable", &Engine::from_callable, arg("manifest"), arg("alpha_bar"), arg("fn"), arg("shape"), arg("out_shape"),
                   arg("options"))
       .def("close", &Engine::close)
       .def("info", &Engine::info)

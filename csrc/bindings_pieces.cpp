@@ -1,5 +1,7 @@
 // noise, rows, step, cfg_combine: the engine's parts for a loop of one's own. ddpm_rt/kernels/__init__.py checks and explains; here
 // only what memory safety needs.
+#include <pybind11/stl.h>
+
 #include "bindings_options.h"
 
 #include <memory>

@@ -21,6 +21,8 @@ struct ddpm_rt_request {
   std::once_flag bad_filled;
 };
 
+const ddpm_rt::Engine& ddpm_rt::engine_of(const ddpm_rt_engine* handle) { return *handle->engine; }
+
 namespace {
 
 ddpm_rt_status status_of(const ddpm_rt::Request& request) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "capi_edge.h"
+#include "engine.h"
 #include "request.h"
 #include "schedule.h"
 #include "solver.h"

@@ -73,6 +73,7 @@ class Engine:
         alpha_bar: NDArray[np.float64],
         fn: Callable[..., Any],
         shape: Sequence[int],
+        out_shape: Sequence[int],
         options: Mapping[str, Any],
     ) -> Engine: ...
     def close(self) -> None: ...

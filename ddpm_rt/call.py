@@ -47,6 +47,12 @@ def choice(value: Any, field: str) -> str:
     return value
 
 
+def text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise OptionError(f"{field}: expected a text, got {value!r}")
+    return value
+
+
 def solver_of(sampler: str | Table | None, **solver: Any) -> dict[str, Any]:
     """The arguments that say which rows are run: a name, a table of one's own, or neither; and what it is compiled with."""
     for field in ("clip", "variance", "compat"):
@@ -145,6 +151,8 @@ def callable_manifest(
     role: str | None,
     data_range: Sequence[float],
     prediction: str,
+    variance: str,
+    classifier: bool,
     time: str | None,
     time_scale: float,
     continuous: Mapping[str, Any] | None,
@@ -160,6 +168,8 @@ def callable_manifest(
         "name": name,
         "sample": {"shape": dims, "range": [arrays.number(v, "data_range") for v in data_range]},
         "prediction": prediction,
+        "variance": variance,
+        "classifier": classifier,
         "time": {"type": time, "scale": arrays.number(time_scale, "time_scale")},
         "num_classes": 0 if num_classes is None else arrays.integer(num_classes, "num_classes", 0, 2**31 - 1),
     }
@@ -180,6 +190,11 @@ def callable_manifest(
     return text
 
 
+def output_shape(shape: Sequence[int], variance: str, classifier: bool) -> tuple[int, ...]:
+    """Of one output of the network: its first axis holds prediction, learned variance and classifier's gradient."""
+    return (shape[0] * (1 + (variance != "fixed") + bool(classifier)), *shape[1:])
+
+
 def engine_options(
     device: str,
     backend: str,
@@ -192,7 +207,7 @@ def engine_options(
     """What is not None, by the names of `ddpm_rt_engine_options`."""
     disable_telemetry()
     given = {
-        "device": choice(device, "device"),
+        "device": text(device, "device"),
         "backend": choice(backend, "backend"),
         "precision": choice(precision, "precision"),
         "threads": None if threads is None else arrays.integer(threads, "threads", 1, 2**31 - 1),

@@ -84,6 +84,8 @@ class Engine:
         role: str | None = None,
         time_scale: float = 1.0,
         time: str | None = None,
+        variance: str = "fixed",
+        classifier: bool = False,
         defaults: Mapping[str, Any] | None = None,
         name: str = "callable",
     ) -> Engine:
@@ -102,17 +104,33 @@ class Engine:
             role: "image", "latent" or "vector"; None: image for rank 3, else vector.
             time_scale: fn's t is time_scale times the schedule's time.
             time: or of "sigma", "log_sigma", "log_half_sigma"; None: the schedule's usual one.
-            defaults: sampler, steps, scale, eta, clip, grid, variance, compat, sampler_options.
+            variance: "learned" (log variance) or "learned_range" (Nichol & Dhariwal 2102.09672 eq. 15): the first axis of what fn
+                returns is twice as long, the variance behind the prediction.
+            classifier: behind that follows d log p(label | x) / dx, of x's shape, for `classifier_scale`.
+            defaults: sampler, steps, scale, eta, clip, grid, variance, compat, sampler_options, guidance_rescale,
+                guidance_interval, threshold, classifier_scale.
         """
         if not callable(fn):
             raise OptionError(f"fn: expected a function of (x, t, labels), got {type(fn).__name__}")
         alpha_bar, continuous = kernels.noise_model(schedule)
         text = call.callable_manifest(
-            name, shape, role, data_range, prediction, time, time_scale, continuous, num_classes, class_names, defaults
+            name,
+            shape,
+            role,
+            data_range,
+            prediction,
+            variance,
+            bool(classifier),
+            time,
+            time_scale,
+            continuous,
+            num_classes,
+            class_names,
+            defaults,
         )
         given = call.engine_options("auto", "auto", "auto", None, max_batch, None, None)
         self = cls.__new__(cls)
-        self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), given))
+        self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), call.output_shape(shape, variance, classifier), given))
         return self
 
     def _open(self, core: _core.Engine) -> None:
