@@ -23,10 +23,10 @@ void parse_ports(const Field& field, std::initializer_list<const char*> roles, s
 }
 
 // A slice over channels that this version would ignore must say what this version does.
-void require_slice(const Field& slice, int64_t end) {
+void require_slice(const Field& slice, int64_t begin, int64_t end) {
   if (!slice.is_present()) return;
   slice.array(2, 2);
-  slice[0].integer(0, 0);
+  slice[0].integer(begin, begin);
   slice[1].integer(end, end);
 }
 
@@ -57,10 +57,12 @@ void parse_denoiser(const Field& network, const Sections& sections, ModelSpec* s
   }
   const Field slices = network["output_slices"], guided = network["guided_channels"];
   if (slices.is_present()) {
-    require_slice(slices["mean"], spec->shape[0]);
-    if (slices["variance"].is_present()) slices["variance"].refuse("null with variance fixed");
+    require_slice(slices["mean"], 0, spec->shape[0]);
+    const bool is_learned = spec->prediction.variance != "fixed";
+    if (slices["variance"].is_present() && !is_learned) slices["variance"].refuse("null with variance fixed");
+    if (is_learned) require_slice(slices["variance"], spec->shape[0], 2 * spec->shape[0]);
   }
-  require_slice(guided, spec->shape[0]);
+  require_slice(guided, 0, spec->shape[0]);
 }
 
 }  // namespace
@@ -127,7 +129,7 @@ void parse_self_test(const Field& test, const Sections& sections, ModelSpec* spe
   if (!test.is_present()) return;
   SelfTest& to = spec->self_test;
   to.count = test["count"].integer(1, kMaxSelfTests);
-  const uint64_t bytes = static_cast<uint64_t>(to.count) * (2 * spec->elements() + 2) * 4;
+  const uint64_t bytes = static_cast<uint64_t>(to.count) * (spec->elements() + spec->output_elements() + 2) * 4;
   to.section = section_name(test["section"], sections, bytes);
   for (const auto& item : test["tolerance"].object().items()) {
     const Field tolerance = test["tolerance"][item.key()];

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -87,6 +88,7 @@ class Engine:
         variance: str = "fixed",
         classifier: bool = False,
         defaults: Mapping[str, Any] | None = None,
+        scheduler: Mapping[str, Any] | None = None,
         name: str = "callable",
     ) -> Engine:
         """The same loop over a function of yours.
@@ -108,10 +110,23 @@ class Engine:
                 returns is twice as long, the variance behind the prediction.
             classifier: behind that follows d log p(label | x) / dx, of x's shape, for `classifier_scale`.
             defaults: sampler, steps, scale, eta, clip, grid, variance, compat, sampler_options, guidance_rescale,
-                guidance_interval, threshold, classifier_scale.
+                guidance_interval, threshold, classifier_scale, clip_range.
+            scheduler: a diffusers scheduler_config with `_class_name`, in place of schedule, prediction, time and variance: what
+                that scheduler does, its defects included, is what a call does unasked (docs/importing.md). fn is what diffusers
+                calls the model: a flow's t is in 0 .. num_train_timesteps.
+
+        Warns:
+            UserWarning: once for each defect that `scheduler` or `compat` reproduces.
         """
         if not callable(fn):
             raise OptionError(f"fn: expected a function of (x, t, labels), got {type(fn).__name__}")
+        if scheduler is not None:
+            from .importers.scheduler import read
+
+            settings = read(scheduler)
+            call.expect_own_schedule(schedule, prediction, variance, time, time_scale)
+            schedule, prediction, variance = settings.schedule, settings.prediction, settings.variance
+            time, time_scale, defaults = settings.time, settings.time_scale, settings.defaults_with(defaults)
         alpha_bar, continuous = kernels.noise_model(schedule)
         text = call.callable_manifest(
             name,
@@ -131,6 +146,8 @@ class Engine:
         given = call.engine_options("auto", "auto", "auto", None, max_batch, None, None)
         self = cls.__new__(cls)
         self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), call.output_shape(shape, variance, classifier), given))
+        if scheduler is not None:
+            self._warn_of_defects({}, 3)
         return self
 
     def _open(self, core: _core.Engine) -> None:
@@ -140,6 +157,7 @@ class Engine:
         self._lock = threading.Lock()
         self._running = 0
         self._guides: list[Engine] = []
+        self._warned: set[str] = set()
         _engines.add(self)
         info = self.info()
         self._model = call.Model(
@@ -148,6 +166,9 @@ class Engine:
             role=info["role"],
             range=tuple(info["range"]),
             class_names=tuple(info["class_names"]),
+            defaults=info["defaults"],
+            schedule=info["schedule"],
+            prediction=info["prediction"],
         )
 
     def sample(
@@ -258,6 +279,12 @@ class Engine:
         with self._lock:
             self._running += 1
         try:
+            self._warn_of_defects(
+                {
+                    "sampler": sampler, "steps": given["steps"], "eta": eta, "variance": variance, "grid": grid, "compat": compat,
+                    "sampler_options": sampler_options, "threshold": threshold,
+                }, 3,
+            )  # fmt: skip
             self._wait(request, bar)
             return self._wrap(out, request, kind, given, sampler, s)
         except NumericError as e:
@@ -272,6 +299,18 @@ class Engine:
                 self._running -= 1
                 if self._running == 0:
                     core.forget_denoiser_error()
+
+    def _warn_of_defects(self, given: Mapping[str, Any], depth: int) -> None:
+        """One warning for each defect of a project in compat that this call meets, each once in the engine's life."""
+        settings = call.settled(given, self._model.defaults)
+        if settings is None:
+            return
+        from . import defects
+
+        for text in defects.found(settings, self._model.schedule, self._model.prediction):
+            if text not in self._warned:
+                self._warned.add(text)
+                warnings.warn(f"reproduced: {text}", UserWarning, stacklevel=depth)
 
     def _guided_by(self, guide: Engine | None) -> _core.Engine | None:
         if guide is None:
