@@ -19,6 +19,9 @@ namespace ddpm_rt {
 
 struct DeviceCandidate;
 
+// JSON object text of "cuda" or "cuda:N"; `library` empty: as installed. Throws Error(kDevice).
+std::string device_info(const std::string& device, const std::string& library);
+
 class Engine {
  public:
   static std::unique_ptr<Engine> open(const std::string& plan_path, const ddpm_rt_engine_options& options);

@@ -27,6 +27,7 @@ class Model:
     role: str
     range: tuple[float, float]
     class_names: tuple[str, ...]
+    device: str = "cpu"  # as info() names it
 
 
 def seeds_of(seeds: Any, n: int) -> np.ndarray | None:
@@ -43,6 +44,12 @@ def choice(value: Any, field: str) -> str:
     """One of the table's choices for `field`."""
     if value not in options.choices(field):
         raise OptionError(f"{field}: expected one of {', '.join(options.choices(field))}, got {value!r}")
+    return value
+
+
+def text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise OptionError(f"{field}: expected a text, got {value!r}")
     return value
 
 
@@ -92,8 +99,12 @@ def output_kind(output: str | None, model: Model) -> str:
     return kind
 
 
-def allocate(n: int, model: Model, kind: str) -> np.ndarray:
-    """The array that the engine writes: uint8 [n, H, W, C] or float32 [n, *shape]."""
+def allocate(n: int, model: Model, kind: str) -> tuple[Any, Any]:
+    """The array that the engine writes, uint8 [n, H, W, C] or float32 [n, *shape], and what the extension takes for it."""
+    if kind == "torch" and model.device != "cpu":
+        from . import torch_denoiser
+
+        return torch_denoiser.output(n, model.shape, model.device)
     if kind in ("uint8", "pil"):
         channels, height, width = model.shape
         shape, dtype = (n, height, width, channels), np.dtype(np.uint8)
@@ -103,7 +114,8 @@ def allocate(n: int, model: Model, kind: str) -> np.ndarray:
     try:
         if wanted > physical_memory():
             raise MemoryError
-        return np.empty(shape, dtype)
+        out = np.empty(shape, dtype)
+        return out, out
     except MemoryError:
         raise OptionError(
             f"n: expected an output that fits in memory, got {n} samples of {wanted / n:.0f} bytes"
@@ -172,11 +184,12 @@ def engine_options(
     max_batch: int | None,
     batch_invariant: bool | None,
     cache_dir: str | os.PathLike[str] | None,
+    cuda_library: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     """What is not None, by the names of `ddpm_rt_engine_options`."""
     disable_telemetry()
     given = {
-        "device": choice(device, "device"),
+        "device": text(device, "device"),
         "backend": choice(backend, "backend"),
         "precision": choice(precision, "precision"),
         "threads": None if threads is None else arrays.integer(threads, "threads", 1, 2**31 - 1),
@@ -185,5 +198,6 @@ def engine_options(
         "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
         "openvino_library": find_library("openvino"),
         "onnxruntime_library": find_library("onnxruntime"),
+        "cuda_library": None if cuda_library is None else os.fspath(cuda_library),
     }
     return {name: value for name, value in given.items() if value is not None}
