@@ -21,6 +21,8 @@ struct ddpm_rt_request {
   std::once_flag bad_filled;
 };
 
+const ddpm_rt::Engine& ddpm_rt::engine_of(const ddpm_rt_engine* handle) { return *handle->engine; }
+
 namespace {
 
 ddpm_rt_status status_of(const ddpm_rt::Request& request) {
@@ -52,6 +54,9 @@ void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_
   ddpm_rt_sample_options full{};
   full.n = 1;
   full.scale = full.eta = std::numeric_limits<double>::quiet_NaN();
+  full.guidance_rescale = full.guidance_interval_lo = full.guidance_interval_hi = full.eta;
+  full.threshold_p = full.threshold_cap = full.classifier_scale = full.eta;
+  full.init_sigma = 1;
   ddpm_rt::write_struct(full, options, struct_size);
 }
 
@@ -162,6 +167,7 @@ ddpm_rt_status ddpm_rt_request_result(const ddpm_rt_request* request, ddpm_rt_re
     full.bad_count = request->bad.size();
     full.nfe = r.spec().nfe;
     full.seconds = r.seconds();
+    full.steps = r.spec().table->steps;
     ddpm_rt::write_struct(full, result, result->struct_size);
     return DDPM_RT_OK;
   });

@@ -29,15 +29,14 @@ def noise(seed: int, index: int, stream: int, out: NDArray[np.float32]) -> None:
 def alpha_bar(schedule: str, T: int) -> NDArray[np.float64]: ...
 def rows(
     alpha_bar: NDArray[np.float64],
-    prediction: str,
-    sampler: str,
-    steps: int,
-    eta: float,
-    clip: str | None,
-    variance: str | None,
-    grid: str | None,
+    model: str,
+    options: dict[str, Any],
+    exact: bool,
 ) -> tuple[bytes, float]:
-    """The table's bytes and the sampler's initial sigma."""
+    """The table's bytes and the sampler's initial sigma; exact: rows of 42 float64."""
+
+def check_rows(rows: Any, init_sigma: float) -> None: ...
+def samplers() -> str: ...
 
 def step(
     x: NDArray[np.float32],
@@ -77,6 +76,7 @@ class Engine:
         alpha_bar: NDArray[np.float64],
         fn: Callable[..., Any] | None,
         shape: Sequence[int],
+        out_shape: Sequence[int],
         options: Mapping[str, Any],
         networks: list[Any] = ...,
     ) -> Engine: ...
@@ -86,22 +86,9 @@ class Engine:
         self,
         out: NDArray[Any] | tuple[int, int, bool, Any],
         shape: Sequence[int],
-        *,
-        n: int,
-        labels: NDArray[np.int64] | None,
-        scale: float | None,
-        sampler: str | None,
-        steps: int | None,
-        eta: float | None,
-        clip: str | None,
-        variance: str | None,
-        grid: str | None,
-        seed: int | None,
-        seeds: NDArray[np.uint64] | None,
-        latents: NDArray[np.float32] | None,
-        x_init: NDArray[np.float32] | None,
-        keep_nonfinite: bool,
+        options: dict[str, Any],
         callback: Callable[..., Any] | None,
+        guide: Engine | None,
     ) -> Request: ...
     def denoiser_error(self, message: str) -> BaseException | None: ...
     def forget_denoiser_error(self) -> None: ...
