@@ -198,6 +198,8 @@ def callable_manifest(
 
 def output_shape(shape: Sequence[int], variance: str, classifier: bool) -> tuple[int, ...]:
     """Of one output of the network: its first axis holds prediction, learned variance and classifier's gradient."""
+    if not shape:
+        return ()  # the engine refuses it
     return (shape[0] * (1 + (variance != "fixed") + bool(classifier)), *shape[1:])
 
 
