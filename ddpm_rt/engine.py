@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import _core, arrays, call, devices, images, kernels, options, plan_files
+from . import _core, call, devices, images, options, plan_files
 from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
 from .tables import Table
@@ -118,25 +118,17 @@ class Engine:
         """
         if not callable(fn):
             raise OptionError(f"fn: expected a function of (x, t, labels), got {type(fn).__name__}")
-        alpha_bar, continuous = kernels.noise_model(schedule)
-        text = call.callable_manifest(
-            name,
-            shape,
-            role,
-            data_range,
-            prediction,
-            variance,
-            bool(classifier),
-            time,
-            time_scale,
-            continuous,
-            num_classes,
-            class_names,
-            defaults,
-        )
+        text, alpha_bar = call.callable_model(
+            schedule, shape, name=name, prediction=prediction, num_classes=num_classes, class_names=class_names, role=role,
+            data_range=data_range, time=time, time_scale=time_scale, defaults=defaults, variance=variance, classifier=classifier,
+        )  # fmt: skip
         given = call.engine_options("cpu", "auto", "auto", None, max_batch, None, None, None)
         self = cls.__new__(cls)
-        self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), call.output_shape(shape, variance, classifier), given))
+        self._open(
+            _core.Engine.from_callable(
+                text, alpha_bar, fn, tuple(shape), call.output_shape(shape, variance, classifier), given
+            )
+        )
         return self
 
     @classmethod
@@ -180,22 +172,10 @@ class Engine:
 
         if not callable(module):
             raise OptionError(f"module: expected a module or function of (x, t, labels), got {type(module).__name__}")
-        alpha_bar, continuous = kernels.noise_model(schedule)
-        text = call.callable_manifest(
-            name,
-            shape,
-            role,
-            data_range,
-            prediction,
-            "fixed",
-            False,
-            time,
-            time_scale,
-            continuous,
-            num_classes,
-            class_names,
-            defaults,
-        )
+        text, alpha_bar = call.callable_model(
+            schedule, shape, name=name, prediction=prediction, num_classes=num_classes, class_names=class_names, role=role,
+            data_range=data_range, time=time, time_scale=time_scale, defaults=defaults,
+        )  # fmt: skip
         device, at = devices.of_module(module, device, cuda_library)
         given = call.engine_options(device, "auto", "auto", None, max_batch, batch_invariant, None, cuda_library)
         has_labels = bool(json.loads(text)["num_classes"])
@@ -293,52 +273,24 @@ class Engine:
         Raises:
             OptionError, ShapeError: before anything runs. NumericError, BackendError, DeviceError.
         """
-        core = self._open_core()
-        given = {"labels": labels, "scale": scale, "steps": steps, "output": output}
-        known = dict.fromkeys(r["name"] for r in options.table() if r["scope"] == "sample")
-        given = options.resolve_aliases("sample", {**known, **given}, aliases)
-        n = arrays.integer(n, "n", 1, call.MAX_N)
-        s = call.guidance(given["scale"], w)
+        given = dict(locals())
+        core = given.pop("self")._open_core()
+        given = options.resolve_aliases("sample", given, given.pop("aliases"))
         kind = call.output_kind(given["output"], self._model)
-        keep = call.choice(on_error, "on_error") == "keep"
-        arguments = {
-            "n": n,
-            "labels": call.labels_of(given["labels"], n, self._model.class_names),
-            "scale": s,
-            **call.solver_of(
-                sampler,
-                steps=given["steps"],
-                eta=eta,
-                clip=clip,
-                variance=variance,
-                grid=grid,
-                compat=compat,
-                sampler_options=sampler_options,
-                guidance_rescale=guidance_rescale,
-                guidance_interval=guidance_interval,
-                threshold=threshold,
-                classifier_scale=classifier_scale,
-            ),
-            "negative": call.labels_of(negative, n, self._model.class_names, "negative"),
-            "seed": None if seed is None else arrays.integer(seed, "seed", 0, 2**64 - 1),
-            "seeds": call.seeds_of(seeds, n),
-            "latents": call.initial(latents, "latents", n, self._model),
-            "x_init": call.initial(x_init, "x_init", n, self._model),
-            "keep_nonfinite": keep,
-        }
+        arguments = call.arguments_of(given, self._model)
         watcher = call.checked_callback(callback)
         guiding = self._guided_by(guide)
-        out, target = call.allocate(n, self._model, kind)
+        out, target = call.allocate(arguments["n"], self._model, kind)
         bar = Progress(progress, self._model.name)
         request = core.submit(target, self._model.shape, arguments, watcher, guiding)
         with self._lock:
             self._running += 1
         try:
             self._wait(request, bar)
-            return self._wrap(out, request, kind, given, sampler, s)
+            return self._wrap(out, request, kind, arguments, sampler)
         except NumericError as e:
             if e.images is None:  # not the callback's own
-                e.images = self._wrap(out, request, kind, given, sampler, s)
+                e.images = self._wrap(out, request, kind, arguments, sampler)
                 e.bad = e.images.bad
             raise
         finally:
@@ -371,41 +323,9 @@ class Engine:
         finally:
             del request  # a traceback keeps this frame
 
-    def _wrap(
-        self,
-        out: Any,
-        request: _core.Request,
-        kind: str,
-        given: Mapping[str, Any],
-        sampler: str | Table | None,
-        s: float | None,
-    ) -> Any:
-        result = request.result()
-        info = self.info()
-        defaults = info["defaults"]
-        provenance = images.Provenance(
-            labels=result["labels"],
-            seeds=result["seeds"],
-            nfe=result["nfe"],
-            seconds=result["seconds"],
-            fingerprint=info["fingerprint"],
-            bad=tuple(result["bad"]),
-            settings={
-                "plan": self._model.name,
-                "sampler": str(sampler or defaults["sampler"]),
-                "steps": result["steps"],
-                "scale": defaults["scale"] if s is None else s,
-                "backend": info["backend"],
-                "precision": info["precision"],
-            },
-            range=self._model.range,
-            role=self._model.role,
-        )
-        if kind == "pil":
-            return images.ImageList(images.to_pil(out), provenance)
-        if kind == "torch":
-            return images.to_torch(out, provenance)
-        return images.Images(out, provenance)
+    def _wrap(self, out: Any, request: _core.Request, kind: str, arguments: Mapping[str, Any], sampler: Any) -> Any:
+        provenance = call.provenance(request.result(), self.info(), self._model, sampler, arguments["scale"])
+        return images.wrapped(out, kind, provenance)
 
     def info(self) -> dict[str, Any]:
         """Backend, versions, precision, threads, buckets, invariance probe, shape, schedule, defaults, fingerprint."""

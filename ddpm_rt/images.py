@@ -287,3 +287,10 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 class _NotNow(Exception):
     pass
+
+
+def wrapped(out: Any, kind: str, provenance: Provenance) -> Any:
+    """The engine's array as what `output=` asked for."""
+    if kind == "pil":
+        return ImageList(to_pil(out), provenance)
+    return to_torch(out, provenance) if kind == "torch" else Images(out, provenance)

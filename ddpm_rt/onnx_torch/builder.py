@@ -82,7 +82,7 @@ class Builder:
         is_static = all(v.is_static for v in values)
         results = []
         for k in (0, 1):
-            take = lambda v, k=k: self._concrete(v, k, is_static)  # noqa: E731
+            take = lambda v, k=k: self._concrete(v, k, is_static)
             results.append(fn(*_mapped(args, take), **_mapped(kwargs, take)))
         if is_static:
             return _wrapped(results, lambda pair, index: Value(pair))

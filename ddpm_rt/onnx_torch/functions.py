@@ -24,9 +24,9 @@ def group_norm_silu(x: torch.Tensor, groups: int, weight, bias, eps: float) -> t
 @functools.cache
 def _fused():
     try:
-        from ..kernels.triton import groupnorm_silu
-
         import triton  # noqa: F401
+
+        from ..kernels.triton import groupnorm_silu
     except ImportError:
         return None
     return groupnorm_silu
