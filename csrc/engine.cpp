@@ -245,6 +245,9 @@ std::string Engine::info() const {
                       {"clip", d.clip},       {"grid", d.grid},   {"variance", d.variance},
                       {"guidance_rescale", d.guidance.rescale}, {"classifier_scale", d.guidance.classifier_scale},
                       {"compat", d.compat}};
+  json["defaults"]["sampler_options"] = {{"final_sigma", d.final_sigma}, {"steps_offset", d.steps_offset}, {"s_churn", d.s_churn}};
+  if (std::isfinite(d.lambda_min)) json["defaults"]["sampler_options"]["lambda_min"] = d.lambda_min;
+  if (!std::isnan(d.guidance.threshold_p)) json["defaults"]["threshold"] = {d.guidance.threshold_p, d.guidance.threshold_cap};
   json["row_version"] = kRowVersion;
   json["rng_version"] = kRngVersion;
   json["fingerprint"] = fingerprint(report);

@@ -16,6 +16,7 @@ double initial_sigma(const Schedule& schedule, const SolverOptions& o, const Cou
   const Level& first = course.levels.front();
   const double sigma = first.sigma;
   if (o.compat == "k-diffusion" || o.compat == "edm") return sigma;
+  if (o.compat == "diffusers" && schedule.kind == "edm") return std::hypot(sigma, 1.0);  // EDMEulerScheduler
   if (schedule.kind == "ve" || schedule.kind == "edm") return sigma;
   // diffusers' EDM-space schedulers: sqrt(sigma^2 + 1) with leading timesteps, the greatest sigma with others.
   if (o.compat == "diffusers" && course.is_unit && o.spacing != "leading") return sigma;

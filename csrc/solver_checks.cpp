@@ -19,14 +19,15 @@ void check_diffusers(const Schedule& schedule, const Prediction& prediction, con
   };
   if (s == "langevin") refuse("sampler: expected one that diffusers has with compat diffusers, got langevin");
   const bool is_data = is_one_of(s, {"dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "deis"});
-  const bool takes_flow = is_data || s == "euler";
-  if (s == "pc" ? schedule.kind != "ve" : !schedule.is_discrete() && !(takes_flow && schedule.kind == "flow")) {
+  const bool takes_flow = is_data || s == "euler", is_edm = s == "euler" && schedule.kind == "edm";
+  if (s == "pc" ? schedule.kind != "ve" : !schedule.is_discrete() && !(takes_flow && schedule.kind == "flow") && !is_edm) {
     no("schedule: expected " + std::string(s == "pc" ? "kind ve" : takes_flow ? "a discrete one or kind flow" : "a discrete one"),
        "kind " + schedule.kind, "its scheduler has no other");
   }
   const std::string& p = prediction.type;
   const bool fits = s == "pc"                    ? p == "score"
                     : schedule.kind == "flow"    ? p == "flow"
+                    : is_edm                     ? p == "edm"
                     : s == "pndm" || s == "euler_ancestral" ? is_one_of(p, {"eps", "v"})
                                                  : is_one_of(p, {"eps", "x0", "v"});
   if (!fits) no("prediction: expected one of its scheduler's prediction types", p, "its scheduler raises an error");
@@ -97,7 +98,7 @@ void check_solver(const Schedule& schedule, const Prediction& prediction, const 
     refuse("prediction: expected eps, score, scaled_score or energy with sampler pc, got " + prediction.type +
            ": the corrector's step needs the score's norm, and the output is not proportional to the score");
   }
-  const int most = s == "lms" ? 4 : 3;
+  const int most = s == "lms" ? 4 : s.compare(0, 8, "dpmpp_2m") == 0 ? 2 : 3;
   if (o.order > most) refuse("order: expected 1 to " + std::to_string(most) + " with sampler " + s + ", got " + std::to_string(o.order));
   if (!o.solver_type.empty() && (s == "unipc") != (o.solver_type[0] == 'b')) {
     refuse("solver_type: expected " + std::string(s == "unipc" ? "bh1 or bh2" : "midpoint or heun") + " with sampler " + s + ", got " +

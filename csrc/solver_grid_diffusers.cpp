@@ -113,7 +113,7 @@ Grid flow(const Schedule& s, const SolverOptions& o) {
 Grid make_diffusers_grid(const Schedule& s, const SolverOptions& o) {
   if (s.kind == "flow") return flow(s, o);
   if (s.kind == "ve") return variance_exploding(s, o);
-  if (o.grid == "list" || o.grid == "lcm") return make_grid(s, o);
+  if (o.grid == "list" || o.grid == "lcm" || s.kind == "edm") return make_grid(s, o);
   const Family family = family_of(o.sampler);
   const int T = s.T();
   if (o.steps > T) {

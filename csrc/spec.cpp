@@ -94,6 +94,14 @@ void parse_guidance(const Field& defaults, GuidanceOptions* to) {
   pair("threshold", &to->threshold_p, &to->threshold_cap);
 }
 
+// What x0 is clamped to where that is not the data's range: diffusers' clip_sample_range.
+void parse_clip_range(const Field& range, SolverOptions* to) {
+  if (!range.is_present()) return;
+  range.array(2, 2);
+  to->clip_lo = range[0].real();
+  to->clip_hi = range[1].real();
+}
+
 void parse_defaults(const Field& root, const Sections& sections, ModelSpec* spec) {
   SolverOptions& to = spec->defaults;
   to.clip_lo = spec->data_lo;
@@ -103,11 +111,11 @@ void parse_defaults(const Field& root, const Sections& sections, ModelSpec* spec
   if (defaults.is_present()) {
     if (!sections.exist) {  // the caller's own arguments: a misspelt one must not be ignored
       const auto keys = {"sampler", "steps", "scale", "eta", "clip", "grid", "variance", "compat", "sampler_options",
-                         "guidance_rescale", "guidance_interval", "threshold", "classifier_scale"};
+                         "guidance_rescale", "guidance_interval", "threshold", "classifier_scale", "clip_range"};
       for (const auto& item : defaults.object().items()) {
         if (std::none_of(keys.begin(), keys.end(), [&](const char* key) { return item.key() == key; })) {
           defaults[item.key()].refuse("options among sampler, steps, scale, eta, clip, grid, variance, compat, sampler_options, "
-                                      "guidance_rescale, guidance_interval, threshold, classifier_scale",
+                                      "guidance_rescale, guidance_interval, threshold, classifier_scale, clip_range",
                                       "\"" + item.key() + "\"");
         }
       }
@@ -124,6 +132,7 @@ void parse_defaults(const Field& root, const Sections& sections, ModelSpec* spec
     if (defaults["steps"].is_present()) to.steps = static_cast<int>(defaults["steps"].integer(1, spec->schedule.is_discrete() ? spec->schedule.T() : kMostSteps));
     if (defaults["eta"].is_present()) to.eta = defaults["eta"].real();
     parse_guidance(defaults, &to.guidance);
+    parse_clip_range(defaults["clip_range"], &to);
     if (defaults["scale"].is_present()) spec->default_scale = defaults["scale"].real();
     if (spec->num_classes == 0 && spec->default_scale != 1) {
       defaults["scale"].refuse("1 without conditions: there is nothing to guide");

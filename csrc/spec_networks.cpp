@@ -137,7 +137,7 @@ void parse_self_test(const Field& test, const Sections& sections, ModelSpec* spe
   if (!test.is_present()) return;
   SelfTest& to = spec->self_test;
   to.count = test["count"].integer(1, kMaxSelfTests);
-  const uint64_t bytes = static_cast<uint64_t>(to.count) * (2 * spec->elements() + 2) * 4;
+  const uint64_t bytes = static_cast<uint64_t>(to.count) * (spec->elements() + spec->output_elements() + 2) * 4;
   to.section = section_name(test["section"], sections, bytes);
   for (const auto& item : test["tolerance"].object().items()) {
     const Field tolerance = test["tolerance"][item.key()];

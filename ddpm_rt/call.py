@@ -29,6 +29,9 @@ class Model:
     range: tuple[float, float]
     class_names: tuple[str, ...]
     device: str = "cpu"  # as info() names it
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prediction: str = "eps"
 
 
 def seeds_of(seeds: Any, n: int) -> np.ndarray | None:
@@ -245,6 +248,32 @@ def callable_model(
     except (TypeError, ValueError) as e:
         raise OptionError(f"defaults: expected texts and finite numbers, got {manifest.get('defaults')!r}") from e
     return text, alpha_bar
+
+
+def settled(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A call's settings over the plan's, as the engine takes them; None where no project's conventions are in force."""
+    sampler, compat = given.get("sampler"), given.get("compat")
+    if isinstance(sampler, Table) or not (compat or defaults.get("compat")):
+        return None
+    is_own = compat is None and sampler in (None, defaults["sampler"])
+    base = dict(defaults) if is_own else {"sampler": defaults["sampler"]}
+    options = {**(base.get("sampler_options") or {}), **dict(given.get("sampler_options") or {})}
+    merged = base | {k: v for k, v in given.items() if v is not None} | {"sampler_options": options}
+    return merged if merged.get("compat") else None
+
+
+def expect_own_schedule(schedule: Any, prediction: str, variance: str, time: str | None, time_scale: float) -> None:
+    """Nothing beside `scheduler=` that it says itself."""
+    given = {
+        "schedule": not (isinstance(schedule, str) and schedule == "linear"),
+        "prediction": prediction != "eps",
+        "variance": variance != "fixed",
+        "time": time is not None,
+        "time_scale": time_scale != 1,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise OptionError(f"{name}: expected it unset beside scheduler, which has its own, got a value")
 
 
 def output_shape(shape: Sequence[int], variance: str, classifier: bool) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -93,6 +94,7 @@ class Engine:
         variance: str = "fixed",
         classifier: bool = False,
         defaults: Mapping[str, Any] | None = None,
+        scheduler: Mapping[str, Any] | None = None,
         name: str = "callable",
     ) -> Engine:
         """The same loop over a function of yours.
@@ -114,10 +116,23 @@ class Engine:
                 returns is twice as long, the variance behind the prediction.
             classifier: behind that follows d log p(label | x) / dx, of x's shape, for `classifier_scale`.
             defaults: sampler, steps, scale, eta, clip, grid, variance, compat, sampler_options, guidance_rescale,
-                guidance_interval, threshold, classifier_scale.
+                guidance_interval, threshold, classifier_scale, clip_range.
+            scheduler: a diffusers scheduler_config with `_class_name`, in place of schedule, prediction, time and variance: what
+                that scheduler does, its defects included, is what a call does unasked (docs/importing.md). fn is what diffusers
+                calls the model: a flow's t is in 0 .. num_train_timesteps.
+
+        Warns:
+            UserWarning: once for each defect that `scheduler` or `compat` reproduces.
         """
         if not callable(fn):
             raise OptionError(f"fn: expected a function of (x, t, labels), got {type(fn).__name__}")
+        if scheduler is not None:
+            from .importers.scheduler import read
+
+            settings = read(scheduler)
+            call.expect_own_schedule(schedule, prediction, variance, time, time_scale)
+            schedule, prediction, variance = settings.schedule, settings.prediction, settings.variance
+            time, time_scale, defaults = settings.time, settings.time_scale, settings.defaults_with(defaults)
         text, alpha_bar = call.callable_model(
             schedule, shape, name=name, prediction=prediction, num_classes=num_classes, class_names=class_names, role=role,
             data_range=data_range, time=time, time_scale=time_scale, defaults=defaults, variance=variance, classifier=classifier,
@@ -129,6 +144,8 @@ class Engine:
                 text, alpha_bar, fn, tuple(shape), call.output_shape(shape, variance, classifier), given
             )
         )
+        if scheduler is not None:
+            self._warn_of_defects({}, 3)
         return self
 
     @classmethod
@@ -195,6 +212,7 @@ class Engine:
         self._lock = threading.Lock()
         self._running = 0
         self._guides: list[Engine] = []
+        self._warned: set[str] = set()
         _engines.add(self)
         info = self.info()
         self._model = call.Model(
@@ -204,6 +222,9 @@ class Engine:
             range=tuple(info["range"]),
             class_names=tuple(info["class_names"]),
             device=info["device"],
+            defaults=info["defaults"],
+            schedule=info["schedule"],
+            prediction=info["prediction"],
         )
 
     def sample(
@@ -286,6 +307,7 @@ class Engine:
         with self._lock:
             self._running += 1
         try:
+            self._warn_of_defects(given, 3)
             self._wait(request, bar)
             return self._wrap(out, request, kind, arguments, sampler)
         except NumericError as e:
@@ -301,14 +323,24 @@ class Engine:
                 if self._running == 0:
                     core.forget_denoiser_error()
 
+    def _warn_of_defects(self, given: Mapping[str, Any], depth: int) -> None:
+        """One warning for each defect of a project in compat that this call meets, each once in the engine's life."""
+        settings = call.settled(given, self._model.defaults)
+        if settings is None:
+            return
+        from . import defects
+
+        for text in defects.found(settings, self._model.schedule, self._model.prediction):
+            if text not in self._warned:
+                self._warned.add(text)
+                warnings.warn(f"reproduced: {text}", UserWarning, stacklevel=depth)
+
     def _guided_by(self, guide: Engine | None) -> _core.Engine | None:
-        if guide is None:
-            return None
-        if not isinstance(guide, Engine):
+        if guide is not None and not isinstance(guide, Engine):
             raise OptionError(f"guide: expected a ddpm_rt.Engine, got {type(guide).__name__}")
-        if guide not in self._guides:
+        if guide is not None and guide not in self._guides:
             self._guides.append(guide)  # its network runs in this engine too, as long as this one lives
-        return guide._open_core()
+        return None if guide is None else guide._open_core()
 
     def _wait(self, request: _core.Request, bar: Progress) -> None:
         """Waits in short slices, so that signals are seen between them; raises what the request failed with."""

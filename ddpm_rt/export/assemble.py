@@ -51,7 +51,8 @@ def write(
     checks.check_batch(run, inputs)
     # With halved weights the plan's own graph is the truth that backends are held to, at float32's tolerance.
     sections["self_test"] = checks.self_test(inputs, got if halved else expected)
-    sections["alpha_bar"] = about.alpha_bar.astype("<f8").tobytes()
+    if about.continuous is None:
+        sections["alpha_bar"] = about.alpha_bar.astype("<f8").tobytes()
     stage = {"network": "unet"} | ({"temb": "temb"} if "temb" in models else {})
     manifest = about.manifest(networks, stage)
     manifest["parity"] = {"error": parity, "weights": weights}
@@ -68,6 +69,7 @@ def _network(
         value = next(v for v in model.graph.output if v.name == outputs["rows"])
         entry["rows_width"] = value.type.tensor_type.shape.dim[1].dim_value
     else:
-        entry["output_slices"] = {"mean": [0, about.shape[0]], "variance": None}
+        learned = None if about.variance == "fixed" else [about.shape[0], about.output_shape[0]]
+        entry["output_slices"] = {"mean": [0, about.shape[0]], "variance": learned}
         entry["guided_channels"] = [0, about.shape[0]]
     return entry

@@ -103,10 +103,9 @@ class Network:
 
 def cases(about: Description, count: int = SELF_TESTS) -> Arrays:
     """Inputs of `count` evaluations: unit noise, timesteps spread over the schedule, the null label last."""
-    steps = np.linspace(0, len(about.alpha_bar) - 1, count).round()
     inputs = {
         "x": np.random.default_rng(0).standard_normal((count, *about.shape)).astype(np.float32),
-        "t": (steps * about.time_scale).astype(np.float32),
+        "t": about.times(count),
     }
     if about.num_classes:
         inputs["label"] = np.linspace(0, about.num_classes, count).round().astype(np.int64)
@@ -121,9 +120,10 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def check_output(out: np.ndarray, about: Description) -> None:
-    expected = (SELF_TESTS, *about.shape)
+    expected = (SELF_TESTS, *about.output_shape)
     if out.shape != expected:
-        raise PlanError(f"model: expected an output of shape {list(expected)}, like its input, got {list(out.shape)}")
+        like = "like its input" if about.variance == "fixed" else "twice its input's channels"
+        raise PlanError(f"model: expected an output of shape {list(expected)}, {like}, got {list(out.shape)}")
     if not np.isfinite(out).all():
         raise PlanError(f"model: expected finite outputs for unit noise, got {int((~np.isfinite(out)).sum())} others")
 

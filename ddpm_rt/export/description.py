@@ -11,16 +11,23 @@ import numpy as np
 from .. import _core, kernels
 from ..errors import OptionError
 
-ROLES, PREDICTIONS, WEIGHTS = ("image", "latent", "vector"), ("eps", "x0", "v", "flow", "score", "scaled_score", "energy", "mean"), ("fp32", "fp16")
-DEFAULTS = ("sampler", "steps", "scale", "eta", "clip", "grid", "variance", "compat", "sampler_options")
+ROLES, WEIGHTS = ("image", "latent", "vector"), ("fp32", "fp16")
+PREDICTIONS = ("eps", "x0", "v", "flow", "score", "scaled_score", "energy", "mean", "edm", "consistency")
+VARIANCES = ("fixed", "learned", "learned_range")
+TIMES = ("index", "t", "sigma", "log_sigma", "log_half_sigma")
+DEFAULTS = (
+    "sampler", "steps", "scale", "eta", "clip", "clip_range", "grid", "variance", "compat", "sampler_options", "threshold",
+    "guidance_rescale", "guidance_interval", "classifier_scale",
+)  # fmt: skip
 TOLERANCE = {"fp32": 2e-4, "fp16": 2e-2, "bf16": 1e-1}  # largest difference over largest expected value
 SELF_TESTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """alpha_bar [T] float64; num_classes 0: unconditional, else the null label is num_classes; defaults: every key of
-    `DEFAULTS`; extra: further keys of the manifest, which the engine carries but does not read."""
+    """alpha_bar [T] float64, empty where `continuous` is the manifest's schedule; variance: of the network's output, learned ones
+    behind the prediction; num_classes 0: unconditional, else the null label is num_classes; defaults: keys of `DEFAULTS`;
+    extra: further keys of the manifest, which the engine carries but does not read."""
 
     name: str
     shape: tuple[int, ...]
@@ -37,6 +44,26 @@ class Description:
     card: str = ""
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    continuous: dict[str, Any] | None = None
+    variance: str = "fixed"
+    time: str | None = None
+    uint8: str = "round"
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of one output of the network: with a learned variance the first axis is twice as long."""
+        return (self.shape[0] * (1 if self.variance == "fixed" else 2), *self.shape[1:])
+
+    def times(self, count: int) -> np.ndarray:
+        """What the network is told at `count` levels spread over the schedule.  -> float32 [count]"""
+        if self.continuous is None and self.time in (None, "index"):
+            return (np.linspace(0, len(self.alpha_bar) - 1, count).round() * self.time_scale).astype(np.float32)
+        schedule = {"alpha_bar": self.alpha_bar}
+        if self.continuous is not None:
+            schedule = {"name": self.continuous["kind"], **{k: v for k, v in self.continuous.items() if k != "kind"}}
+        told = kernels.rows("euler_ancestral" if self.prediction != "flow" else "ddim", 8, schedule, prediction=self.prediction,
+                            time=self.time, time_scale=self.time_scale, clip="none", network_variance=self.variance)["t"]  # fmt: skip
+        return told[np.linspace(len(told) - 1, 0, count).round().astype(int)].astype(np.float32)
 
     def manifest(self, networks: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any]:
         """The manifest of a plan whose sections are those of `networks`, `alpha_bar` and `self_test`."""
@@ -68,12 +95,13 @@ class Description:
                 "shape": list(self.shape),
                 "role": self.role,
                 "range": list(self.data_range),
-                "uint8": "round",
+                "uint8": self.uint8,
             },
-            "schedule": {"section": "alpha_bar", "T": len(self.alpha_bar), "name": self.schedule_name},
+            "schedule": self.continuous
+            or {"section": "alpha_bar", "T": len(self.alpha_bar), "name": self.schedule_name},
             "prediction": self.prediction,
-            "variance": "fixed",
-            "time": {"type": "index", "scale": self.time_scale},
+            "variance": self.variance,
+            "time": {"type": self.time, "scale": self.time_scale},
             "defaults": self.defaults,
             "self_test": {"section": "self_test", "count": SELF_TESTS, "tolerance": TOLERANCE},
             "sources": self.sources,
@@ -89,14 +117,16 @@ def one_of(value: Any, field: str, known: Sequence[str]) -> str:
     return value
 
 
-def schedule_of(schedule: Any) -> tuple[np.ndarray, str]:
-    """alpha_bar [T] float64, and a name, of whatever `ddpm_rt.rows` takes or an object with `alpha_bar`."""
+def schedule_of(schedule: Any) -> tuple[np.ndarray, str, dict[str, Any] | None]:
+    """alpha_bar [T] float64, a name, and the manifest's entry of a continuous schedule, of whatever `ddpm_rt.rows` takes or an
+    object with `alpha_bar`."""
     if hasattr(schedule, "alpha_bar"):
-        return np.asarray(schedule.alpha_bar, np.float64), "given"
+        return np.asarray(schedule.alpha_bar, np.float64), "given", None
     name = schedule if isinstance(schedule, str) else "given"
     if isinstance(schedule, Mapping) and "name" in schedule:
         name = str(schedule["name"])
-    return kernels.alpha_bar(schedule), name
+    alpha_bar, continuous = kernels.noise_model(schedule)
+    return alpha_bar, name, continuous
 
 
 def describe(
@@ -115,6 +145,9 @@ def describe(
     card: str | None = None,
     sources: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
+    variance: str = "fixed",
+    time: str | None = None,
+    uint8: str = "round",
 ) -> Description:
     """Checked and completed: what is missing in `defaults` takes the plan's own. OptionError naming the field."""
     try:
@@ -127,7 +160,7 @@ def describe(
     role = one_of(role or ("image" if len(dims) == 3 else "vector"), "role", ROLES)
     if role == "image" and len(dims) != 3:
         raise OptionError(f"shape: expected [C, H, W] for role image, got {list(dims)}")
-    alpha_bar, schedule_name = schedule_of(schedule)
+    alpha_bar, schedule_name, continuous = schedule_of(schedule)
     names = tuple(str(n) for n in class_names or ())
     classes = len(names) if num_classes is None else num_classes
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 0:
@@ -136,9 +169,10 @@ def describe(
         raise OptionError(f"class_names: expected {classes} names, as there are classes, got {len(names)}")
     for key in defaults or {}:
         one_of(key, "defaults", DEFAULTS)
+    T = len(alpha_bar) if continuous is None else 1000
     own = {
         "sampler": "ddim",
-        "steps": min(50, len(alpha_bar)),
+        "steps": min(50, T),
         "scale": 3.0 if classes else 1.0,
         "eta": 0.0,
         "clip": "rederive" if role == "image" else "none",
@@ -150,9 +184,12 @@ def describe(
         own = {"sampler": "ddim", "scale": own["scale"]}
     elif given.get("sampler", "ddim") == "ddpm":
         del own["eta"]
-        own["steps"] = len(alpha_bar)
+        own["steps"] = T
     elif given.get("sampler", "ddim") != "ddim":  # the sampler's own
         own = {"scale": own["scale"], "clip": own["clip"]}
+    if continuous is not None:
+        for key in ("grid", "steps"):  # the sampler's own
+            own.pop(key, None)
     try:
         low, high = (float(v) for v in data_range)
         scale = float(time_scale)
@@ -174,4 +211,8 @@ def describe(
         card=card or "",
         sources=dict(sources or {}),
         extra=dict(extra or {}),
+        continuous=continuous,
+        variance=one_of(variance, "variance", VARIANCES),
+        time=None if time is None else one_of(time, "time", TIMES),
+        uint8=uint8,
     )

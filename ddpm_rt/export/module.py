@@ -27,9 +27,9 @@ log = logging.getLogger("ddpm_rt.export")
 
 class _Denoiser(nn.Module):
     """module(x, t[, label]) -> eps [B, C, ...]: of a result with a `sample`, or a tuple, the tensor; of 2C channels the
-    first C, the rest being a learned variance."""
+    first C, the rest being a learned variance; with channels None all of them."""
 
-    def __init__(self, module: nn.Module, channels: int, integer_time: bool):
+    def __init__(self, module: nn.Module, channels: int | None, integer_time: bool):
         super().__init__()
         self.module, self.channels, self.integer_time = module, channels, integer_time
 
@@ -39,7 +39,7 @@ class _Denoiser(nn.Module):
 
 
 class _Trunk(nn.Module):
-    def __init__(self, module: nn.Module, channels: int):
+    def __init__(self, module: nn.Module, channels: int | None):
         super().__init__()
         self.module, self.channels = module, channels
 
@@ -57,10 +57,10 @@ class _Rows(nn.Module):
         return self.module.rows(t) if label is None else self.module.rows(t, label)
 
 
-def _eps(out: Any, channels: int) -> Tensor:
+def _eps(out: Any, channels: int | None) -> Tensor:
     out = getattr(out, "sample", out)
     out = out[0] if isinstance(out, tuple) else out
-    return out[:, :channels] if out.shape[1] == 2 * channels else out
+    return out[:, :channels] if channels is not None and out.shape[1] == 2 * channels else out
 
 
 def export_plan(
@@ -77,11 +77,16 @@ def export_plan(
     data_range: Sequence[float] = (-1.0, 1.0),
     role: str | None = None,
     time_scale: float = 1.0,
+    time: str | None = None,
+    variance: str = "fixed",
+    scheduler: Mapping[str, Any] | None = None,
     integer_time: bool = False,
     split: bool | None = None,
     name: str | None = None,
     licence: str | None = None,
     card: str | None = None,
+    sources: Mapping[str, str] | None = None,
+    uint8: str = "round",
 ) -> dict[str, Any]:
     """A plan of any torch module, checked against it. Returns path, bytes, parity and manifest.
 
@@ -93,11 +98,17 @@ def export_plan(
         path: of the plan; written whole or not at all.
         shape: of one sample, rank 1 to 4; images are [C, H, W].
         schedule: "linear", "scaled_linear", "cosine", "sigmoid" (T = 1000), betas [T], {"name", "T"}, {"betas"},
-            {"alpha_bar"}, or an object with `alpha_bar` [T].
-        prediction: what the module returns: "eps", "x0" or "v".
+            {"alpha_bar"}, or an object with `alpha_bar` [T]; or one in continuous time, as in `Engine.from_callable`.
+        prediction: what the module returns: "eps", "x0", "v", "flow", "edm" or another of docs/samplers.md.
         class_names: one per class; num_classes may then be left out.
         weights: "fp32", or "fp16" for half the file; computation is in float32 either way.
-        defaults: any of sampler, steps, scale, eta, clip, grid, variance: what `Engine.sample` does unasked.
+        defaults: any of sampler, steps, scale, eta, clip, clip_range, grid, variance, compat, sampler_options, threshold and the
+            guidance_* options: what `Engine.sample` does unasked.
+        time: what the module is told, times time_scale: "index" or "t" (the schedule's own), "sigma", "log_sigma",
+            "log_half_sigma"; None: as the schedule has it.
+        variance: "learned_range" or "learned": of 2C channels the second half is the variance (Nichol & Dhariwal eq. 15).
+        scheduler: a diffusers scheduler_config with `_class_name`, in place of schedule, prediction, time and variance
+            (docs/importing.md).
         role: "image", "latent" or "vector"; None: image for rank 3, else vector.
         integer_time: give the module t as int64.
         split: store rows(t, label) apart, so that it is computed once per table and not once per step: the module needs
@@ -111,6 +122,14 @@ def export_plan(
         raise OptionError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     one_of(weights, "weights", WEIGHTS)
     _check_size(module, weights)
+    if scheduler is not None:
+        from ..call import expect_own_schedule
+        from ..importers.scheduler import read
+
+        expect_own_schedule(schedule, prediction, variance, time, time_scale)
+        settings = read(scheduler)
+        schedule, prediction, variance = settings.schedule, settings.prediction, settings.variance
+        time, time_scale, defaults = settings.time, settings.time_scale, settings.defaults_with(defaults)
     about = describe(
         name=Path(path).stem if name is None else name,
         shape=shape,
@@ -124,7 +143,10 @@ def export_plan(
         time_scale=time_scale,
         licence=licence,
         card=card,
-        sources={"weights_sha256": _weights_digest(module)},
+        sources={"weights_sha256": _weights_digest(module), **(sources or {})},
+        variance=variance,
+        time=time,
+        uint8=uint8,
     )
     return _write(module, path, about, weights, integer_time, split)
 
@@ -215,7 +237,8 @@ def _write(
     if split and not splits:
         raise OptionError("split: expected a module with the methods rows(t[, label]) and trunk(x, rows), got none")
     net = copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
-    whole = _Denoiser(net, about.shape[0], integer_time)
+    kept = about.shape[0] if about.variance == "fixed" else None
+    whole = _Denoiser(net, kept, integer_time)
 
     def original(inputs: checks.Arrays) -> np.ndarray:
         try:
@@ -238,7 +261,7 @@ def _write(
             rows = rows_of(*conditions.values())
         models["temb"] = graph.from_torch(rows_of, conditions, "rows")
         ports["temb"] = ({k: k for k in conditions}, {"rows": "rows"})
-        models["unet"] = graph.from_torch(_Trunk(net, about.shape[0]).eval(), {"x": example["x"], "rows": rows}, "eps")
+        models["unet"] = graph.from_torch(_Trunk(net, kept).eval(), {"x": example["x"], "rows": rows}, "eps")
         ports["unet"] = ({"x": "x", "rows": "rows"}, {"eps": "eps"})
     else:
         models["unet"] = graph.from_torch(whole.eval(), example, "eps")
