@@ -27,6 +27,9 @@ bool has_guidance(const ddpm_rt_sample_options& options);
 std::string guidance_key(const GuidanceOptions& guidance);  // equal where the numbers are
 const Engine& engine_of(const ddpm_rt_engine* handle);      // capi_engine.cpp
 
+// JSON object text of "cuda" or "cuda:N"; `library` empty: as installed. Throws Error(kDevice).
+std::string device_info(const std::string& device, const std::string& library);
+
 class Engine {
  public:
   static std::unique_ptr<Engine> open(const std::string& plan_path, const ddpm_rt_engine_options& options);

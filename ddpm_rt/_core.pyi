@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 __version__: str
 
 def options() -> list[dict[str, str]]: ...
+def device_info(device: str, library: str = "") -> str:
+    """JSON of "cuda" or "cuda:N"."""
 
 class Plan:
     def __init__(self, path: str) -> None: ...
@@ -66,21 +68,23 @@ class Request:
 
 class Engine:
     @staticmethod
-    def open(path: str, options: Mapping[str, Any]) -> Engine: ...
+    def open(path: str, options: Mapping[str, Any], networks: list[Any] = ...) -> Engine:
+        """networks: objects as csrc/bindings_device.h describes them."""
     @staticmethod
     def from_callable(
         manifest: str,
         alpha_bar: NDArray[np.float64],
-        fn: Callable[..., Any],
+        fn: Callable[..., Any] | None,
         shape: Sequence[int],
         out_shape: Sequence[int],
         options: Mapping[str, Any],
+        networks: list[Any] = ...,
     ) -> Engine: ...
     def close(self) -> None: ...
     def info(self) -> str: ...
     def submit(
         self,
-        out: NDArray[Any],
+        out: NDArray[Any] | tuple[int, int, bool, Any],
         shape: Sequence[int],
         options: dict[str, Any],
         callback: Callable[..., Any] | None,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, options
+from . import arrays, images, kernels, options
 from .backends import disable_telemetry, find_library
 from .errors import OptionError
 from .tables import Table, solver_options
@@ -28,6 +28,7 @@ class Model:
     role: str
     range: tuple[float, float]
     class_names: tuple[str, ...]
+    device: str = "cpu"  # as info() names it
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prediction: str = "eps"
@@ -113,8 +114,12 @@ def output_kind(output: str | None, model: Model) -> str:
     return kind
 
 
-def allocate(n: int, model: Model, kind: str) -> np.ndarray:
-    """The array that the engine writes: uint8 [n, H, W, C] or float32 [n, *shape]."""
+def allocate(n: int, model: Model, kind: str) -> tuple[Any, Any]:
+    """The array that the engine writes, uint8 [n, H, W, C] or float32 [n, *shape], and what the extension takes for it."""
+    if kind == "torch" and model.device != "cpu":
+        from . import torch_denoiser
+
+        return torch_denoiser.output(n, model.shape, model.device)
     if kind in ("uint8", "pil"):
         channels, height, width = model.shape
         shape, dtype = (n, height, width, channels), np.dtype(np.uint8)
@@ -124,7 +129,8 @@ def allocate(n: int, model: Model, kind: str) -> np.ndarray:
     try:
         if wanted > physical_memory():
             raise MemoryError
-        return np.empty(shape, dtype)
+        out = np.empty(shape, dtype)
+        return out, out
     except MemoryError:
         raise OptionError(
             f"n: expected an output that fits in memory, got {n} samples of {wanted / n:.0f} bytes"
@@ -142,37 +148,88 @@ def initial(value: Any, field: str, n: int, model: Model) -> np.ndarray | None:
     return None if value is None else arrays.float32(value, field, (n, *model.shape))
 
 
+_SOLVER = (
+    "steps", "eta", "clip", "variance", "grid", "compat", "sampler_options", "guidance_rescale", "guidance_interval", "threshold",
+    "classifier_scale",
+)  # fmt: skip
+
+
+def arguments_of(given: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """The options of `Engine.sample` by name -> what the extension reads; None: not given."""
+    n = arrays.integer(given["n"], "n", 1, MAX_N)
+    seed = given["seed"]
+    return {
+        "n": n,
+        "labels": labels_of(given["labels"], n, model.class_names),
+        "scale": guidance(given["scale"], given["w"]),
+        **solver_of(given["sampler"], **{name: given[name] for name in _SOLVER}),
+        "negative": labels_of(given["negative"], n, model.class_names, "negative"),
+        "seed": None if seed is None else arrays.integer(seed, "seed", 0, 2**64 - 1),
+        "seeds": seeds_of(given["seeds"], n),
+        "latents": initial(given["latents"], "latents", n, model),
+        "x_init": initial(given["x_init"], "x_init", n, model),
+        "keep_nonfinite": choice(given["on_error"], "on_error") == "keep",
+    }
+
+
+def provenance(
+    result: Mapping[str, Any], info: Mapping[str, Any], model: Model, sampler: Any, scale: float | None
+) -> images.Provenance:
+    """What came of a request, for its images to carry."""
+    defaults = info["defaults"]
+    return images.Provenance(
+        labels=result["labels"],
+        seeds=result["seeds"],
+        nfe=result["nfe"],
+        seconds=result["seconds"],
+        fingerprint=info["fingerprint"],
+        bad=tuple(result["bad"]),
+        settings={
+            "plan": model.name,
+            "sampler": str(sampler or defaults["sampler"]),
+            "steps": result["steps"],
+            "scale": defaults["scale"] if scale is None else scale,
+            "backend": info["backend"],
+            "precision": info["precision"],
+        },
+        range=model.range,
+        role=model.role,
+    )
+
+
 def checked_callback(callback: Callable[..., Any] | None) -> Callable[..., Any] | None:
     if callback is not None and not callable(callback):
         raise OptionError(f"callback: expected a function of (row, rows, x0), got {type(callback).__name__}")
     return callback
 
 
-def callable_manifest(
-    name: str,
+def callable_model(
+    schedule: Any,
     shape: Sequence[int],
-    role: str | None,
-    data_range: Sequence[float],
+    *,
+    name: str,
     prediction: str,
-    variance: str,
-    classifier: bool,
-    time: str | None,
-    time_scale: float,
-    continuous: Mapping[str, Any] | None,
     num_classes: int | None,
     class_names: Sequence[str] | None,
+    role: str | None,
+    data_range: Sequence[float],
+    time: str | None,
+    time_scale: float,
     defaults: Mapping[str, Any] | None,
-) -> str:
-    """The part of a plan's manifest that an engine over a callable needs, as JSON. The engine checks the values."""
+    variance: str = "fixed",
+    classifier: bool = False,
+) -> tuple[str, np.ndarray]:
+    """The part of a plan's manifest that an engine over a callable needs, as JSON, and alpha_bar. The engine checks the values."""
     if isinstance(shape, (str, bytes)) or not hasattr(shape, "__iter__"):
         raise OptionError(f"shape: expected 1 to 4 integers, got {shape!r}")
+    alpha_bar, continuous = kernels.noise_model(schedule)
     dims = [arrays.integer(d, f"shape[{i}]", 1, 2**31 - 1) for i, d in enumerate(shape)]
     manifest: dict[str, Any] = {
         "name": name,
         "sample": {"shape": dims, "range": [arrays.number(v, "data_range") for v in data_range]},
         "prediction": prediction,
         "variance": variance,
-        "classifier": classifier,
+        "classifier": bool(classifier),
         "time": {"type": time, "scale": arrays.number(time_scale, "time_scale")},
         "num_classes": 0 if num_classes is None else arrays.integer(num_classes, "num_classes", 0, 2**31 - 1),
     }
@@ -190,7 +247,7 @@ def callable_manifest(
         text = json.dumps(manifest, allow_nan=False)
     except (TypeError, ValueError) as e:
         raise OptionError(f"defaults: expected texts and finite numbers, got {manifest.get('defaults')!r}") from e
-    return text
+    return text, alpha_bar
 
 
 def settled(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -221,6 +278,8 @@ def expect_own_schedule(schedule: Any, prediction: str, variance: str, time: str
 
 def output_shape(shape: Sequence[int], variance: str, classifier: bool) -> tuple[int, ...]:
     """Of one output of the network: its first axis holds prediction, learned variance and classifier's gradient."""
+    if not shape:
+        return ()  # the engine refuses it
     return (shape[0] * (1 + (variance != "fixed") + bool(classifier)), *shape[1:])
 
 
@@ -232,6 +291,7 @@ def engine_options(
     max_batch: int | None,
     batch_invariant: bool | None,
     cache_dir: str | os.PathLike[str] | None,
+    cuda_library: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     """What is not None, by the names of `ddpm_rt_engine_options`."""
     disable_telemetry()
@@ -245,5 +305,6 @@ def engine_options(
         "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
         "openvino_library": find_library("openvino"),
         "onnxruntime_library": find_library("onnxruntime"),
+        "cuda_library": None if cuda_library is None else os.fspath(cuda_library),
     }
     return {name: value for name, value in given.items() if value is not None}

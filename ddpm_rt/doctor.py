@@ -71,7 +71,7 @@ def examine() -> dict[str, Any]:
         "threads": _default_threads(),
         "packages": {name: {"version": _version(name), "extra": extra} for name, extra in _PACKAGES.items()},
         "models": plan_files.shipped(),
-        "backends": {name: _try_backend(name) for name in options.choices("backend") if name != "auto"},
+        "backends": {name: _try_backend(name) for name in options.choices("backend") if name not in ("auto", "torch")},
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import _core, arrays, call, images, kernels, options, plan_files
+from . import _core, call, devices, images, options, plan_files
 from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
 from .tables import Table
@@ -32,14 +32,15 @@ class Engine:
 
     Args:
         plan: a path, or the name of a plan that comes with the package ("digits"). A raw .onnx file needs a card.
-        device: "auto" or "cpu".
-        backend: "auto", "openvino", "onnxruntime" or "analytic". `info()["backend"]` says which was taken.
+        device: "auto", "cpu", "cuda" or "cuda:N". auto takes a GPU where PyTorch can run the plan on it.
+        backend: "auto", "openvino", "onnxruntime", "analytic" or, on a GPU, "torch". `info()["backend"]` says which was taken.
         precision: "auto", "fp32", "bf16" or "fp16".
         threads: of the network; None: the least of affinity, cgroup quota and physical cores.
         max_batch: images resident at a time; None: chosen.
-        batch_invariant: an image's bits do not depend on its neighbours; None: True on the CPU.
+        batch_invariant: an image's bits do not depend on its neighbours; None: True on the CPU, False on a GPU.
         cache_dir: folder of compiled networks; None: the user's cache folder; "": none.
         card: JSON manifest for a model file that is not a plan; None: NAME.json beside it.
+        cuda_library: path of the GPU part of ddpm_rt; None: as installed.
         trust_native: load machine code that a plan embeds; only for files from a source you trust. No
             plan of this version embeds any.
 
@@ -59,6 +60,7 @@ class Engine:
         batch_invariant: bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         card: str | os.PathLike[str] | None = None,
+        cuda_library: str | os.PathLike[str] | None = None,
         trust_native: bool = False,
         **unknown: Any,
     ) -> None:
@@ -66,9 +68,13 @@ class Engine:
             raise OptionError(f"trust_native: expected True or False, got {trust_native!r}")
         for name in unknown:
             raise options.unknown(name, [r["name"] for r in options.table() if r["scope"] == "engine"], "Engine")
-        given = call.engine_options(device, backend, precision, threads, max_batch, batch_invariant, cache_dir)
+        given = call.engine_options(
+            device, backend, precision, threads, max_batch, batch_invariant, cache_dir, cuda_library
+        )
         with plan_files.located(plan, card) as path:
-            self._open(_core.Engine.open(str(path), given))
+            found = devices.facts(device, backend, given.get("cuda_library"))
+            networks = devices.networks_of_plan(str(path), device, backend, precision, found)
+            self._open(_core.Engine.open(str(path), given, networks))
 
     @classmethod
     def from_callable(
@@ -127,27 +133,76 @@ class Engine:
             call.expect_own_schedule(schedule, prediction, variance, time, time_scale)
             schedule, prediction, variance = settings.schedule, settings.prediction, settings.variance
             time, time_scale, defaults = settings.time, settings.time_scale, settings.defaults_with(defaults)
-        alpha_bar, continuous = kernels.noise_model(schedule)
-        text = call.callable_manifest(
-            name,
-            shape,
-            role,
-            data_range,
-            prediction,
-            variance,
-            bool(classifier),
-            time,
-            time_scale,
-            continuous,
-            num_classes,
-            class_names,
-            defaults,
-        )
-        given = call.engine_options("auto", "auto", "auto", None, max_batch, None, None)
+        text, alpha_bar = call.callable_model(
+            schedule, shape, name=name, prediction=prediction, num_classes=num_classes, class_names=class_names, role=role,
+            data_range=data_range, time=time, time_scale=time_scale, defaults=defaults, variance=variance, classifier=classifier,
+        )  # fmt: skip
+        given = call.engine_options("cpu", "auto", "auto", None, max_batch, None, None, None)
         self = cls.__new__(cls)
-        self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), call.output_shape(shape, variance, classifier), given))
+        self._open(
+            _core.Engine.from_callable(
+                text, alpha_bar, fn, tuple(shape), call.output_shape(shape, variance, classifier), given
+            )
+        )
         if scheduler is not None:
             self._warn_of_defects({}, 3)
+        return self
+
+    @classmethod
+    def from_torch(
+        cls,
+        module: Callable[..., Any],
+        shape: Sequence[int],
+        schedule: str | Sequence[float] | Mapping[str, Any] = "linear",
+        prediction: str = "eps",
+        num_classes: int | None = None,
+        *,
+        device: str = "auto",
+        channels_last: bool = False,
+        class_names: Sequence[str] | None = None,
+        max_batch: int | None = None,
+        batch_invariant: bool | None = None,
+        cuda_library: str | os.PathLike[str] | None = None,
+        data_range: tuple[float, float] = (-1.0, 1.0),
+        role: str | None = None,
+        time_scale: float = 1.0,
+        time: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        name: str = "torch",
+    ) -> Engine:
+        """The same loop over a PyTorch module; on a GPU the loop runs there too and reads and writes the module's tensors.
+
+        Arguments that `from_callable` has too mean the same.
+
+        Args:
+            module: module(x, t, labels) -> eps, a torch.nn.Module in eval mode or a function; eager, or compiled without CUDA
+                graphs of its own (mode "max-autotune-no-cudagraphs"). x, eps [B, *shape] in the dtype of its parameters
+                (float32, float16 or bfloat16); t float32 [B]; labels int64 [B], or None without classes. On a GPU it is
+                captured into the loop's CUDA graph once per B (a power of 2): it must not decide on values of tensors.
+            device: "auto": where the module's parameters are. "cuda:N" for a function over tensors there.
+            channels_last: x comes in torch.channels_last memory.
+
+        Raises:
+            DeviceError: no GPU where one is named. OptionError: a module on another device than the named one.
+        """
+        from . import torch_denoiser
+
+        if not callable(module):
+            raise OptionError(f"module: expected a module or function of (x, t, labels), got {type(module).__name__}")
+        text, alpha_bar = call.callable_model(
+            schedule, shape, name=name, prediction=prediction, num_classes=num_classes, class_names=class_names, role=role,
+            data_range=data_range, time=time, time_scale=time_scale, defaults=defaults,
+        )  # fmt: skip
+        device, at = devices.of_module(module, device, cuda_library)
+        given = call.engine_options(device, "auto", "auto", None, max_batch, batch_invariant, None, cuda_library)
+        has_labels = bool(json.loads(text)["num_classes"])
+        fn, networks = None, []
+        if at is None:
+            fn = torch_denoiser.on_host(module)
+        else:
+            networks = [torch_denoiser.of_module(module, shape, at, channels_last, has_labels)]
+        self = cls.__new__(cls)
+        self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), tuple(shape), given, networks))
         return self
 
     def _open(self, core: _core.Engine) -> None:
@@ -166,6 +221,7 @@ class Engine:
             role=info["role"],
             range=tuple(info["range"]),
             class_names=tuple(info["class_names"]),
+            device=info["device"],
             defaults=info["defaults"],
             schedule=info["schedule"],
             prediction=info["prediction"],
@@ -229,7 +285,7 @@ class Engine:
             seeds: one per image, instead of seed.
             latents: unit noise to start from, float32 [n, *shape], multiplied by the sampler's initial sigma.
             x_init: the first state exactly, float32 [n, *shape].
-            output: "uint8", "float" (the final state, never clamped), "pil", "torch" or "dlpack".
+            output: "uint8", "float" (the final state, never clamped), "pil", "torch" (on the engine's device) or "dlpack".
             on_error: "raise" a NumericError if an image is not finite, or "keep" it and list it in `.bad`.
             progress: a bar; None: on a terminal, after half a second.
             callback: callback(row, rows, x0) after every row; x0 float32 [m, *shape], read-only, the predictions of the images
@@ -238,58 +294,25 @@ class Engine:
         Raises:
             OptionError, ShapeError: before anything runs. NumericError, BackendError, DeviceError.
         """
-        core = self._open_core()
-        given = {"labels": labels, "scale": scale, "steps": steps, "output": output}
-        known = dict.fromkeys(r["name"] for r in options.table() if r["scope"] == "sample")
-        given = options.resolve_aliases("sample", {**known, **given}, aliases)
-        n = arrays.integer(n, "n", 1, call.MAX_N)
-        s = call.guidance(given["scale"], w)
+        given = dict(locals())
+        core = given.pop("self")._open_core()
+        given = options.resolve_aliases("sample", given, given.pop("aliases"))
         kind = call.output_kind(given["output"], self._model)
-        keep = call.choice(on_error, "on_error") == "keep"
-        arguments = {
-            "n": n,
-            "labels": call.labels_of(given["labels"], n, self._model.class_names),
-            "scale": s,
-            **call.solver_of(
-                sampler,
-                steps=given["steps"],
-                eta=eta,
-                clip=clip,
-                variance=variance,
-                grid=grid,
-                compat=compat,
-                sampler_options=sampler_options,
-                guidance_rescale=guidance_rescale,
-                guidance_interval=guidance_interval,
-                threshold=threshold,
-                classifier_scale=classifier_scale,
-            ),
-            "negative": call.labels_of(negative, n, self._model.class_names, "negative"),
-            "seed": None if seed is None else arrays.integer(seed, "seed", 0, 2**64 - 1),
-            "seeds": call.seeds_of(seeds, n),
-            "latents": call.initial(latents, "latents", n, self._model),
-            "x_init": call.initial(x_init, "x_init", n, self._model),
-            "keep_nonfinite": keep,
-        }
+        arguments = call.arguments_of(given, self._model)
         watcher = call.checked_callback(callback)
         guiding = self._guided_by(guide)
-        out = call.allocate(n, self._model, kind)
+        out, target = call.allocate(arguments["n"], self._model, kind)
         bar = Progress(progress, self._model.name)
-        request = core.submit(out, self._model.shape, arguments, watcher, guiding)
+        request = core.submit(target, self._model.shape, arguments, watcher, guiding)
         with self._lock:
             self._running += 1
         try:
-            self._warn_of_defects(
-                {
-                    "sampler": sampler, "steps": given["steps"], "eta": eta, "variance": variance, "grid": grid, "compat": compat,
-                    "sampler_options": sampler_options, "threshold": threshold,
-                }, 3,
-            )  # fmt: skip
+            self._warn_of_defects(given, 3)
             self._wait(request, bar)
-            return self._wrap(out, request, kind, given, sampler, s)
+            return self._wrap(out, request, kind, arguments, sampler)
         except NumericError as e:
             if e.images is None:  # not the callback's own
-                e.images = self._wrap(out, request, kind, given, sampler, s)
+                e.images = self._wrap(out, request, kind, arguments, sampler)
                 e.bad = e.images.bad
             raise
         finally:
@@ -313,13 +336,11 @@ class Engine:
                 warnings.warn(f"reproduced: {text}", UserWarning, stacklevel=depth)
 
     def _guided_by(self, guide: Engine | None) -> _core.Engine | None:
-        if guide is None:
-            return None
-        if not isinstance(guide, Engine):
+        if guide is not None and not isinstance(guide, Engine):
             raise OptionError(f"guide: expected a ddpm_rt.Engine, got {type(guide).__name__}")
-        if guide not in self._guides:
+        if guide is not None and guide not in self._guides:
             self._guides.append(guide)  # its network runs in this engine too, as long as this one lives
-        return guide._open_core()
+        return None if guide is None else guide._open_core()
 
     def _wait(self, request: _core.Request, bar: Progress) -> None:
         """Waits in short slices, so that signals are seen between them; raises what the request failed with."""
@@ -334,41 +355,9 @@ class Engine:
         finally:
             del request  # a traceback keeps this frame
 
-    def _wrap(
-        self,
-        out: np.ndarray,
-        request: _core.Request,
-        kind: str,
-        given: Mapping[str, Any],
-        sampler: str | Table | None,
-        s: float | None,
-    ) -> Any:
-        result = request.result()
-        info = self.info()
-        defaults = info["defaults"]
-        provenance = images.Provenance(
-            labels=result["labels"],
-            seeds=result["seeds"],
-            nfe=result["nfe"],
-            seconds=result["seconds"],
-            fingerprint=info["fingerprint"],
-            bad=tuple(result["bad"]),
-            settings={
-                "plan": self._model.name,
-                "sampler": str(sampler or defaults["sampler"]),
-                "steps": result["steps"],
-                "scale": defaults["scale"] if s is None else s,
-                "backend": info["backend"],
-                "precision": info["precision"],
-            },
-            range=self._model.range,
-            role=self._model.role,
-        )
-        if kind == "pil":
-            return images.ImageList(images.to_pil(out), provenance)
-        if kind == "torch":
-            return images.to_torch(out, provenance)
-        return images.Images(out, provenance)
+    def _wrap(self, out: Any, request: _core.Request, kind: str, arguments: Mapping[str, Any], sampler: Any) -> Any:
+        provenance = call.provenance(request.result(), self.info(), self._model, sampler, arguments["scale"])
+        return images.wrapped(out, kind, provenance)
 
     def info(self) -> dict[str, Any]:
         """Backend, versions, precision, threads, buckets, invariance probe, shape, schedule, defaults, fingerprint."""

@@ -56,7 +56,9 @@ def executed(rows, init_sigma, unit, noise, nets, scale):
     return state.x, count
 
 
-@pytest.mark.parametrize("options", [{"guidance_rescale": 0.7}, INTERVAL, {"threshold": (0.8, 1.5)}, {"classifier_scale": 1.5}, EVERYTHING])
+@pytest.mark.parametrize(
+    "options", [{"guidance_rescale": 0.7}, INTERVAL, {"threshold": (0.8, 1.5)}, {"classifier_scale": 1.5}, EVERYTHING]
+)
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun", "unipc", "euler_ancestral"])
 def test_rows_are_the_twin_s(sampler, prediction, options):
@@ -81,7 +83,9 @@ def test_rows_are_the_twin_s(sampler, prediction, options):
         return torch.from_numpy(drawn[row])
 
     expected = run.sample(sampler, of, 12, unit, noise)
-    rows, sigma = loops.rows_of(sampler=sampler, steps=12, prediction=prediction, clip="rederive", exact=True, **options)
+    rows, sigma = loops.rows_of(
+        sampler=sampler, steps=12, prediction=prediction, clip="rederive", exact=True, **options
+    )
     got, count = executed(rows, sigma, unit, noise, (cond, uncond, grad), 2.5)
     assert np.abs(got - expected.numpy()).max() <= 1e-10 * max(1, float(expected.abs().max()))
     assert count == of.evaluations
@@ -124,7 +128,10 @@ def by_label(calls=None, *, learned=False, classifier=False):
         if learned:
             out.append(np.cos(2 * x) * 0.9)
         if classifier:
-            out.append(np.where(labels == 3, 0.0, 1.0).astype(np.float32)[at] * (0.2 * labels.astype(np.float32)[at] - np.tanh(x)))
+            out.append(
+                np.where(labels == 3, 0.0, 1.0).astype(np.float32)[at]
+                * (0.2 * labels.astype(np.float32)[at] - np.tanh(x))
+            )
         return np.concatenate(out, 1).astype(np.float32)
 
     return fn
@@ -136,7 +143,10 @@ def by_hand(fn, rows, n, label, uncond_label, scale, learned=False, classifier=F
     state = kernels.State(x)
     state.input[...] = rows[0]["c_in"] * x
     for i, row in enumerate(rows):
-        halves = lambda who: np.split(fn(state.input.copy(), np.full(n, row["t"]), np.full(n, who)), 1 + learned + classifier, 1)  # noqa: E731
+
+        def halves(who, t=row["t"]):
+            return np.split(fn(state.input.copy(), np.full(n, t), np.full(n, who)), 1 + learned + classifier, 1)
+
         cond, uncond, s = halves(label), None, np.float32(1) + (np.float32(scale) - np.float32(1)) * row["gs"]
         if s != 1:
             uncond = halves(uncond_label)[0]
@@ -145,7 +155,17 @@ def by_hand(fn, rows, n, label, uncond_label, scale, learned=False, classifier=F
             more["grad"] = np.ascontiguousarray(cond[-1])
         more = {k: np.ascontiguousarray(v) for k, v in more.items()}
         uncond = None if uncond is None else np.ascontiguousarray(uncond)
-        kernels.step(x, np.ascontiguousarray(cond[0]), rows, eps_uncond=uncond, scale=scale, seeds=9, index=i, state=state, **more)
+        kernels.step(
+            x,
+            np.ascontiguousarray(cond[0]),
+            rows,
+            eps_uncond=uncond,
+            scale=scale,
+            seeds=9,
+            index=i,
+            state=state,
+            **more,
+        )
     return x
 
 
@@ -170,7 +190,9 @@ def test_the_engine_s_bits_are_the_loop_s(sampler, options):
 def test_learned_variance(sampler, variance):
     fn = by_label(learned=True, classifier=True)
     rows = ddpm_rt.rows(sampler, 8, clip="none", network_variance=variance, classifier_scale=0.7)
-    with ddpm_rt.Engine.from_callable(fn, SHAPE, num_classes=3, role="vector", variance=variance, classifier=True) as engine:
+    with ddpm_rt.Engine.from_callable(
+        fn, SHAPE, num_classes=3, role="vector", variance=variance, classifier=True
+    ) as engine:
         got = engine.sample(4, labels=1, scale=2.5, sampler=sampler, steps=8, seed=9, clip="none", classifier_scale=0.7)
         assert (got == by_hand(fn, rows, 4, 1, 3, 2.5, learned=True, classifier=True)).all()
         fixed = engine.sample(4, labels=1, scale=2.5, sampler=sampler, steps=8, seed=9, clip="none")
@@ -179,6 +201,7 @@ def test_learned_variance(sampler, variance):
 
 def test_learned_range_is_the_papers():
     """Nichol & Dhariwal eq. 15 in the twin, which reads the raw second half."""
+
     def net(x, t):
         return torch.cat([torch.sin(x) * 0.5, torch.cos(3 * x)])
 
@@ -196,6 +219,7 @@ def test_learned_range_is_the_papers():
 def test_what_is_not_guided_is_not_evaluated():
     calls = []
     with ddpm_rt.Engine.from_callable(by_label(calls), SHAPE, num_classes=3, role="vector") as engine:
+
         def unconditional(**options):
             calls.clear()
             result = engine.sample(4, labels=2, steps=20, seed=0, **options)
@@ -233,7 +257,9 @@ def test_autoguidance_is_the_other_network():
     calls = []
     with (
         ddpm_rt.Engine.from_callable(lambda x, t, labels: 0.1 * x, SHAPE, role="vector") as engine,
-        ddpm_rt.Engine.from_callable(lambda x, t, labels: calls.append(len(x)) or 0.2 * x, SHAPE, role="vector") as guide,
+        ddpm_rt.Engine.from_callable(
+            lambda x, t, labels: calls.append(len(x)) or 0.2 * x, SHAPE, role="vector"
+        ) as guide,
     ):
         for _ in range(2):  # the guide's network is opened once
             assert np.isfinite(engine.sample(2, scale=2, steps=5, guide=guide)).all()
@@ -284,7 +310,10 @@ def test_classifier_guidance_is_bayes_rule():
         ddpm_rt.Engine.from_callable(unconditional, (6,), num_classes=2, classifier=True) as guided,
     ):
         for sampler in ("ddim", "dpmpp_2m", "heun", "unipc"):
-            a, b = exact.sample(4, sampler=sampler, **options), guided.sample(4, sampler=sampler, classifier_scale=1, **options)
+            a, b = (
+                exact.sample(4, sampler=sampler, **options),
+                guided.sample(4, sampler=sampler, classifier_scale=1, **options),
+            )
             assert np.abs(a - b).max() < 1e-3, sampler
             assert np.abs(a - guided.sample(4, sampler=sampler, **options)).max() > 0.1
         a = exact.sample(4, sampler="ddpm", **{**options, "steps": 1000})
@@ -294,14 +323,25 @@ def test_classifier_guidance_is_bayes_rule():
 
 def test_plans_may_say_it():
     fn = by_label()
-    said = {"guidance_rescale": 0.5, "guidance_interval": [0.3, 5.0], "threshold": [0.9, 2.0], "scale": 2.0, "clip": "rederive"}
+    said = {
+        "guidance_rescale": 0.5,
+        "guidance_interval": [0.3, 5.0],
+        "threshold": [0.9, 2.0],
+        "scale": 2.0,
+        "clip": "rederive",
+    }
     with (
         ddpm_rt.Engine.from_callable(fn, SHAPE, num_classes=3, role="vector", defaults=said) as plan,
         ddpm_rt.Engine.from_callable(fn, SHAPE, num_classes=3, role="vector", defaults={"clip": "rederive"}) as plain,
     ):
         options = {"labels": 0, "seed": 0, "steps": 9}
         a = plan.sample(2, **options)
-        assert (a == plain.sample(2, scale=2.0, guidance_rescale=0.5, guidance_interval=(0.3, 5.0), threshold=(0.9, 2.0), **options)).all()
+        assert (
+            a
+            == plain.sample(
+                2, scale=2.0, guidance_rescale=0.5, guidance_interval=(0.3, 5.0), threshold=(0.9, 2.0), **options
+            )
+        ).all()
         assert not (a == plan.sample(2, guidance_rescale=0.0, **options)).all()
 
 
@@ -336,9 +376,9 @@ def test_guides_that_do_not_fit():
     with ddpm_rt.Engine.from_callable(by_label(), SHAPE, num_classes=3, role="vector") as engine:
         for other in ({"shape": (3, 2)}, {"prediction": "v"}, {"schedule": "cosine"}, {"num_classes": 5}):
             arguments = {"shape": SHAPE, "num_classes": 3, "role": "vector", **other}
-            with ddpm_rt.Engine.from_callable(by_label(), **arguments) as guide:
-                with pytest.raises(ddpm_rt.OptionError, match="guide: expected an engine"):
-                    engine.sample(1, guide=guide)
+            guide = ddpm_rt.Engine.from_callable(by_label(), **arguments)
+            with guide, pytest.raises(ddpm_rt.OptionError, match="guide: expected an engine"):
+                engine.sample(1, guide=guide)
 
 
 def test_flags_of_the_rows():
