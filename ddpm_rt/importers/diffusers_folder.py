@@ -86,7 +86,7 @@ def load_network(folder: Path, config: Mapping[str, Any], variant: str | None) -
                 raise PlanError(f"{folder}: expected weights that diffusers loads as {name}: {reason}") from e
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if info.get(what):
-            raise PlanError(f"{folder}: {what}: expected none, got {str(list(info[what])[0])[:200]}")
+            raise PlanError(f"{folder}: {what}: expected none, got {str(next(iter(info[what])))[:200]}")
     return module.eval(), str(name)
 
 

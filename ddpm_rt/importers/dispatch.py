@@ -39,9 +39,9 @@ def read(source: str | os.PathLike[str], kind: str, **options: Any) -> Imported:
     """The model. Options are those of `KINDS[kind]`; another one that is given is an OptionError."""
     path = Path(source)
     given = {k: v for k, v in options.items() if v is not None}
-    for name in given:
+    for name, value in given.items():
         if name not in KINDS[kind]:
-            raise OptionError(f"{name}: expected it unset for {kind}, whose options are {', '.join(KINDS[kind])}, got {given[name]!r}")
+            raise OptionError(f"{name}: expected it unset for {kind}, whose options are {', '.join(KINDS[kind])}, got {value!r}")
     if kind == "diffusers":
         from .diffusers_folder import read as reader
 
