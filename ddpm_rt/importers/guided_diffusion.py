@@ -77,10 +77,12 @@ def read(path: Path, *, preset: str | None = None, flags: Mapping[str, Any] | No
     if "output_blocks.0.0.in_layers.0.weight" not in state:
         raise PlanError(f"{path}: expected a network that predicts noise, got a classifier: its gradient is no part of a plan yet; "
                         "guided_diffusion.classifier(path) is the network itself")  # fmt: skip
-    if given["small_size"] is not None or shape.in_channels not in (shape.out_channels, shape.out_channels // 2):
+    plain = shape.in_channels in (shape.out_channels, shape.out_channels // 2)
+    enlarges = not plain or (shape.in_channels == shape.out_channels and shape.in_channels % 2 == 0)  # x and an image beside it
+    if given["small_size"] is not None or enlarges:
         raise PlanError(f"{path}: expected a network of x, t and perhaps a class, got an upsampler: its image is a condition that a "
                         "plan cannot hold yet; guided_diffusion.network(path) is the network itself")  # fmt: skip
-    module = load_state(GuidedUNet(shape), state, str(path))
+    module = _built(GuidedUNet, shape, state, path)
     classes = shape.num_classes
     settings = own_settings(
         alpha_bar_of(given), "x0" if given["predict_xstart"] else "eps", _sampling(given, shape),
@@ -111,14 +113,22 @@ def network(path: str | Path, preset: str | None = None, flags: Mapping[str, Any
     """The network of any of the files, upsamplers too (x and the enlarged image side by side, 6 channels)."""
     path = Path(path)
     state = torch_file.load(path)
-    return load_state(GuidedUNet(shape_of(path, state, flags_of(path, preset, flags))), state, str(path))
+    return _built(GuidedUNet, shape_of(path, state, flags_of(path, preset, flags)), state, path)
 
 
 def classifier(path: str | Path, preset: str | None = None, flags: Mapping[str, Any] | None = None) -> GuidedClassifier:
     """(x, t) -> logits, of a classifier's file."""
     path = Path(path)
     state = torch_file.load(path)
-    return load_state(GuidedClassifier(shape_of(path, state, flags_of(path, preset, flags))), state, str(path))
+    return _built(GuidedClassifier, shape_of(path, state, flags_of(path, preset, flags)), state, path)
+
+
+def _built(kind: type, shape: UNetShape, state: Mapping[str, Any], path: Path) -> Any:
+    try:
+        net = kind(shape)
+    except (ValueError, IndexError, RuntimeError) as e:
+        raise PlanError(f"{path}: expected tensors that make a network of {len(shape.widths)} levels, got: {e}") from e
+    return load_state(net, state, str(path))
 
 
 def flags_of(path: Path, preset: str | None, flags: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -47,7 +47,7 @@ SEED = 3
 def diffusion(net=None, cls=None, **options):
     torch.manual_seed(0)
     unet = ddp.Unet(dim=8, dim_mults=(1, 2), attn_dim_head=4, attn_heads=2, **(net or {}))
-    model = (cls or ddp.GaussianDiffusion)(unet, image_size=8, timesteps=20, **options)
+    model = (cls or ddp.GaussianDiffusion)(unet, image_size=8, timesteps=50, **options)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.2)
     return model.eval()
@@ -138,7 +138,7 @@ def test_what_is_wrong_is_named(tmp_path):
 
     refused(ddpm_rt.OptionError, "image_size")
     refused(ddpm_rt.OptionError, "objective", image_size=8, objective="pred_u")
-    refused(ddpm_rt.OptionError, "sampling_steps", image_size=8, sampling_steps=21)
+    refused(ddpm_rt.OptionError, "sampling_steps", image_size=8, sampling_steps=51)
     refused(ddpm_rt.OptionError, "weights_of", image_size=8, weights_of="best")
     refused(ddpm_rt.OptionError, "preset", preset="64")
     content = torch.load(file, weights_only=True)
