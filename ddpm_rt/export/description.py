@@ -187,8 +187,9 @@ def describe(
         own["steps"] = T
     elif given.get("sampler", "ddim") != "ddim":  # the sampler's own
         own = {"scale": own["scale"], "clip": own["clip"]}
-    if continuous is not None:
-        for key in ("grid", "steps"):  # the sampler's own
+    lists_levels = {"timesteps", "sigmas"} & set(given.get("sampler_options") or {})
+    if continuous is not None or lists_levels:
+        for key in ("grid", "steps"):  # the sampler's own, or as many as are listed
             own.pop(key, None)
     try:
         low, high = (float(v) for v in data_range)

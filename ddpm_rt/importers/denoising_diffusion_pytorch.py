@@ -99,15 +99,12 @@ def unet_arguments(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
     out = shape("final_conv.weight")[0]
     if taken == 2 * out:
         raise PlanError(f"{path}: self_condition: expected a network of x and t alone, got one that also takes its last x0")
-    is_fourier = "time_mlp.0.weights" in state
     return {
         "dim": dim,
         "init_dim": init_dim,
         "dim_mults": tuple(w // dim for w in widths),
         "channels": taken,
         "learned_variance": out == 2 * taken,
-        "learned_sinusoidal_cond": is_fourier,
-        "learned_sinusoidal_dim": 2 * shape("time_mlp.0.weights")[0] if is_fourier else 16,
         "full_attn": tuple(full),
         "attn_heads": tuple(m[1] for m in memory),
         "attn_dim_head": tuple(m[3] if f else m[2] for m, f in zip(memory, full, strict=True)),
