@@ -128,8 +128,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _expect_none(given: dict[str, Any], what: str) -> None:
-    for name in given:
-        raise OptionError(f"{name}: expected it unset for {what}, got {given[name]!r}")
+    for name, value in given.items():
+        raise OptionError(f"{name}: expected it unset for {what}, got {value!r}")
 
 
 def _from_project(

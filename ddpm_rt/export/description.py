@@ -184,6 +184,7 @@ def describe(
         own = {"sampler": "ddim", "scale": own["scale"]}
     elif given.get("sampler", "ddim") == "ddpm":
         del own["eta"]
+        own["variance"] = "fixed_small" if variance == "fixed" else variance
         own["steps"] = T
     elif given.get("sampler", "ddim") != "ddim":  # the sampler's own
         own = {"scale": own["scale"], "clip": own["clip"]}

@@ -176,8 +176,6 @@ def export_checkpoint(
     _check_size(net, weights)
     _, _, step = checkpoint.read(file)
     log.info("%s: step %d, %d parameters", file, step, sum(p.numel() for p in net.parameters()))
-    if net.cfg.learned_variance:
-        log.warning("the learned variance is left out: this version samples with the fixed ones")
     about = describe(
         name=Path(path).stem if name is None else name,
         shape=(net.cfg.in_channels, *net.cfg.image_size),
@@ -189,6 +187,7 @@ def export_checkpoint(
         card=card or _history(cfg, step),
         sources={"checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
         extra={"training": {"step": step, "config": dataclasses.asdict(cfg), **_effort(file.parent, step)}},
+        variance="learned_range" if net.cfg.learned_variance else "fixed",
     )
     about = dataclasses.replace(about, schedule_name=str(cfg.schedule.get("name", "given")))
     return _write(net, path, about, weights, False, split)

@@ -41,7 +41,9 @@ def read(source: str | os.PathLike[str], kind: str, **options: Any) -> Imported:
     given = {k: v for k, v in options.items() if v is not None}
     for name, value in given.items():
         if name not in KINDS[kind]:
-            raise OptionError(f"{name}: expected it unset for {kind}, whose options are {', '.join(KINDS[kind])}, got {value!r}")
+            raise OptionError(
+                f"{name}: expected it unset for {kind}, whose options are {', '.join(KINDS[kind])}, got {value!r}"
+            )
     if kind == "diffusers":
         from .diffusers_folder import read as reader
 

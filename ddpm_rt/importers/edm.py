@@ -55,13 +55,17 @@ def read(path: Path, *, weights_of: str | None = None) -> Imported:
     if not isinstance(content, Mapping) or not isinstance(content.get(key), Record):
         held = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
         if weights_of is not None:
-            raise OptionError(f"weights_of: expected a key of {path} that holds a network, got {key!r}; it holds {held}")
+            raise OptionError(
+                f"weights_of: expected a key of {path} that holds a network, got {key!r}; it holds {held}"
+            )
         raise PlanError(f"{path}: expected a dict with a network as ema, got {held}")
     outer = content[key]
     arguments = _arguments(path, outer)
     inner = dict(outer.children()).get("model")
     if inner is None or inner.kind not in NETWORKS:
-        raise PlanError(f"{path}: model: expected one of {', '.join(NETWORKS)}, got {inner.kind if inner else 'none'!r}")
+        raise PlanError(
+            f"{path}: model: expected one of {', '.join(NETWORKS)}, got {inner.kind if inner else 'none'!r}"
+        )
     net = _network(path, inner)
     classes = int(arguments.get("label_dim", 0))
     channels, size = int(arguments["img_channels"]), int(arguments["img_resolution"])
@@ -78,7 +82,9 @@ def _arguments(path: Path, outer: Record) -> dict[str, Any]:
     found = attributes | outer.arguments
     for name in ("img_channels", "img_resolution"):
         if not isinstance(found.get(name), int):
-            raise PlanError(f"{path}: {name}: expected a number among the arguments of {outer.kind}, got {found.get(name)!r}")
+            raise PlanError(
+                f"{path}: {name}: expected a number among the arguments of {outer.kind}, got {found.get(name)!r}"
+            )
     return found
 
 
@@ -101,10 +107,19 @@ def _settings(path: Path, outer: Record, a: Mapping[str, Any]) -> Scheduler:
         return own_settings(schedule, "edm", defaults)
     if outer.kind == "VPPrecond":
         beta_d, beta_min = float(a.get("beta_d", 19.9)), float(a.get("beta_min", 0.1))
-        schedule = {"name": "vp", "beta_min": beta_min, "beta_max": beta_min + beta_d, "t_min": float(a.get("epsilon_t", 1e-5))}
+        schedule = {
+            "name": "vp",
+            "beta_min": beta_min,
+            "beta_max": beta_min + beta_d,
+            "t_min": float(a.get("epsilon_t", 1e-5)),
+        }
         return own_settings(schedule, "eps", defaults, time_scale=float(a.get("M", 1000)) - 1)
     if outer.kind == "VEPrecond":
-        schedule = {"name": "ve", "sigma_min": float(a.get("sigma_min", 0.02)), "sigma_max": float(a.get("sigma_max", 100))}
+        schedule = {
+            "name": "ve",
+            "sigma_min": float(a.get("sigma_min", 0.02)),
+            "sigma_max": float(a.get("sigma_max", 100)),
+        }
         return own_settings(schedule, "scaled_score", defaults, time="log_half_sigma")
     if outer.kind == "iDDPMPrecond":
         u = outer.tensors().get("u")

@@ -38,7 +38,9 @@ class Resampling(nn.Module):
 class Conv(Resampling):
     """kernel 0: the resampling alone. late: the filter behind the convolution (down only), as NCSN++'s residual inputs have it."""
 
-    def __init__(self, width: int, out: int, kernel: int, sampling: str = "", taps: Sequence[float] = (1, 1), late: bool = False) -> None:
+    def __init__(
+        self, width: int, out: int, kernel: int, sampling: str = "", taps: Sequence[float] = (1, 1), late: bool = False
+    ) -> None:
         super().__init__(sampling, taps)
         self.late, self.pad = late, kernel // 2
         self.weight = nn.Parameter(torch.zeros(out, width, kernel, kernel)) if kernel else None
@@ -133,7 +135,11 @@ class SongUNet(nn.Module):
         resample_filter: Sequence[float] = (1, 1),
     ) -> None:  # fmt: skip
         super().__init__()
-        emb, noise, taps = model_channels * channel_mult_emb, model_channels * channel_mult_noise, tuple(resample_filter)
+        emb, noise, taps = (
+            model_channels * channel_mult_emb,
+            model_channels * channel_mult_noise,
+            tuple(resample_filter),
+        )
         self.map_noise = _Positional(noise, True) if embedding_type == "positional" else _Fourier(noise)
         self.map_label = nn.Linear(label_dim, noise) if label_dim else None
         self.map_augment = nn.Linear(augment_dim, noise, bias=False) if augment_dim else None

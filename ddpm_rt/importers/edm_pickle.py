@@ -138,7 +138,9 @@ def load(path: Path) -> Any:
         with path.open("rb") as f:
             return _Unpickler(f).load()
     except pickle.UnpicklingError as e:
-        raise PlanError(f"{path}: expected tensors, plain values and known modules only, as nothing in a file is executed, got {e}") from e
+        raise PlanError(
+            f"{path}: expected tensors, plain values and known modules only, as nothing in a file is executed, got {e}"
+        ) from e
     except OSError as e:
         raise PlanError(f"{path}: expected a file that can be read: {e.strerror}") from e
     except Exception as e:  # a damaged stream raises any of a dozen classes

@@ -23,7 +23,13 @@ from .imported import Imported, digest, load_state, own_settings
 
 _ADM = {"diffusion_steps": 1000, "noise_schedule": "linear", "num_head_channels": 64}
 _IDDPM = {"diffusion_steps": 4000, "noise_schedule": "cosine", "num_heads": 4, "rescale_timesteps": True}
-_LSUN = _IDDPM | {"image_size": 256, "num_heads": 1, "diffusion_steps": 1000, "noise_schedule": "linear", "rescale_timesteps": False}
+_LSUN = _IDDPM | {
+    "image_size": 256,
+    "num_heads": 1,
+    "diffusion_steps": 1000,
+    "noise_schedule": "linear",
+    "rescale_timesteps": False,
+}
 _WIDE = _ADM | {"image_size": 256}
 #: Published files by name, with the flags of their projects' READMEs that shapes do not tell.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -78,7 +84,9 @@ def read(path: Path, *, preset: str | None = None, flags: Mapping[str, Any] | No
         raise PlanError(f"{path}: expected a network that predicts noise, got a classifier: its gradient is no part of a plan yet; "
                         "guided_diffusion.classifier(path) is the network itself")  # fmt: skip
     plain = shape.in_channels in (shape.out_channels, shape.out_channels // 2)
-    enlarges = not plain or (shape.in_channels == shape.out_channels and shape.in_channels % 2 == 0)  # x and an image beside it
+    enlarges = not plain or (
+        shape.in_channels == shape.out_channels and shape.in_channels % 2 == 0
+    )  # x and an image beside it
     if given["small_size"] is not None or enlarges:
         raise PlanError(f"{path}: expected a network of x, t and perhaps a class, got an upsampler: its image is a condition that a "
                         "plan cannot hold yet; guided_diffusion.network(path) is the network itself")  # fmt: skip
@@ -160,12 +168,15 @@ def flags_of(path: Path, preset: str | None, flags: Mapping[str, Any] | None) ->
 
 def shape_of(path: Path, state: Mapping[str, Any], flags: Mapping[str, Any]) -> UNetShape:
     """The network by the names and shapes of its tensors, and by its flags."""
+
     def size(name: str, axis: int = 0) -> int:
         if name not in state:
             raise PlanError(f"{path}: {name}: expected a tensor of such a network, found none")
         return int(state[name].shape[axis])
 
-    blocks = {i: {k.split(".")[2] for k in state if k.startswith(f"input_blocks.{i}.")} for i in range(1, _count(state))}
+    blocks = {
+        i: {k.split(".")[2] for k in state if k.startswith(f"input_blocks.{i}.")} for i in range(1, _count(state))
+    }
     attends = {i: f"input_blocks.{i}.1.qkv.weight" in state for i in blocks}
     ends = [i for i in blocks if f"input_blocks.{i}.0.op.weight" in state]
     residual = not ends
@@ -235,7 +246,12 @@ def alpha_bar_of(flags: Mapping[str, Any]) -> np.ndarray:
 
 def _sampling(flags: Mapping[str, Any], shape: UNetShape) -> dict[str, Any]:
     sampler = "ddim" if flags["use_ddim"] else "ddpm"
-    to: dict[str, Any] = {"compat": "guided-diffusion", "sampler": sampler, "clip": "rederive", "clip_range": [-1.0, 1.0]}
+    to: dict[str, Any] = {
+        "compat": "guided-diffusion",
+        "sampler": sampler,
+        "clip": "rederive",
+        "clip_range": [-1.0, 1.0],
+    }
     if flags["timestep_respacing"]:
         to["grid"] = str(flags["timestep_respacing"])
     elif flags["use_ddim"]:

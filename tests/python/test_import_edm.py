@@ -20,18 +20,33 @@ import ddpm_rt.export
 
 torch = pytest.importorskip("torch")
 
-from ddpm_rt.importers import edm, edm_pickle  # noqa: E402
-from ddpm_rt.importers.edm_networks import DhariwalUNet, SongUNet  # noqa: E402
+from ddpm_rt.importers import edm, edm_pickle
+from ddpm_rt.importers.edm_networks import DhariwalUNet, SongUNet
 
 SMALL = {"model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
-NCSNPP = {"embedding_type": "fourier", "channel_mult_noise": 2, "encoder_type": "residual", "resample_filter": [1, 3, 3, 1]}
+NCSNPP = {
+    "embedding_type": "fourier",
+    "channel_mult_noise": 2,
+    "encoder_type": "residual",
+    "resample_filter": [1, 3, 3, 1],
+}
+
+
+def _reconstruct_persistent_obj(meta):
+    raise AssertionError("executed")
 
 
 class _Persistent:
     """What a persistent class's instance reduces to."""
 
     def __init__(self, kind: str, state: dict) -> None:
-        self.meta = {"type": "class", "version": 6, "module_src": "import os\nos.abort()\n", "class_name": kind, "state": state}
+        self.meta = {
+            "type": "class",
+            "version": 6,
+            "module_src": "import os\nos.abort()\n",
+            "class_name": kind,
+            "state": state,
+        }
 
     def __reduce__(self):
         return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (self.meta,)
@@ -53,14 +68,20 @@ def _module(net: torch.nn.Module, arguments: dict | None = None) -> _Persistent:
 def saved(tmp_path, monkeypatch):
     """save(kind, net, arguments of F, attributes of the preconditioning) -> the file"""
     module = types.ModuleType("torch_utils.persistence")
-    exec("def _reconstruct_persistent_obj(meta): raise AssertionError('executed')", module.__dict__)
-    module._reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
+    module._reconstruct_persistent_obj = _reconstruct_persistent_obj
+    monkeypatch.setattr(_reconstruct_persistent_obj, "__module__", "torch_utils.persistence")
     package = types.ModuleType("torch_utils")
     package.persistence = module
 
     def save(kind, net, arguments, outer, buffers=None):
         inner = _module(net, arguments)
-        state = {"_parameters": {}, "_buffers": buffers or {}, "_modules": {"model": inner}, "_init_args": (), "_init_kwargs": outer}
+        state = {
+            "_parameters": {},
+            "_buffers": buffers or {},
+            "_modules": {"model": inner},
+            "_init_args": (),
+            "_init_kwargs": outer,
+        }
         path = tmp_path / f"{kind}.pkl"
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "torch_utils", package)
@@ -109,7 +130,9 @@ def evaluated(net, x, told, labels):
 
 def test_edm_preconditioning_with_labels(saved, tmp_path):
     net, arguments = network(SongUNet, label_dim=4, augment_dim=9, **NCSNPP)
-    path = saved("EDMPrecond", net, arguments, {"img_resolution": 8, "img_channels": 3, "label_dim": 4, "use_fp16": True})
+    path = saved(
+        "EDMPrecond", net, arguments, {"img_resolution": 8, "img_channels": 3, "label_dim": 4, "use_fp16": True}
+    )
     labels = torch.eye(5)[[2, 4]][:, :4]  # the second has none
 
     def denoise(x, s):
@@ -132,7 +155,9 @@ def test_vp_preconditioning(saved, tmp_path):
 
 def test_ve_preconditioning(saved, tmp_path):
     net, arguments = network(SongUNet, **(NCSNPP | {"encoder_type": "skip", "decoder_type": "skip"}))
-    path = saved("VEPrecond", net, arguments, {"img_resolution": 8, "img_channels": 3, "sigma_min": 0.02, "sigma_max": 100})
+    path = saved(
+        "VEPrecond", net, arguments, {"img_resolution": 8, "img_channels": 3, "sigma_min": 0.02, "sigma_max": 100}
+    )
     _compared(path, tmp_path, lambda x, s: x + s * evaluated(net, x, math.log(s / 2), None), ramp(5, 0.02, 80.0))
 
 
@@ -169,11 +194,21 @@ class Bomb:
         return pathlib.Path.touch, (pathlib.Path("/tmp/ddpm_rt_must_not_exist"),)
 
 
-@pytest.mark.parametrize("where", ["os.system", "builtins.eval", "builtins.getattr", "torch.load", "pathlib.Path.touch", "subprocess.Popen"])
+@pytest.mark.parametrize(
+    "where", ["os.system", "builtins.eval", "builtins.getattr", "torch.load", "pathlib.Path.touch", "subprocess.Popen"]
+)
 def test_nothing_in_a_file_is_executed(where, tmp_path):
     module, _, name = where.rpartition(".")
     module, name = ("pathlib", "Path.touch") if where.startswith("pathlib") else (module, name)
-    code = b"\x80\x04\x8c" + bytes([len(module)]) + module.encode() + b"\x8c" + bytes([len(name)]) + name.encode() + b"\x93"
+    code = (
+        b"\x80\x04\x8c"
+        + bytes([len(module)])
+        + module.encode()
+        + b"\x8c"
+        + bytes([len(name)])
+        + name.encode()
+        + b"\x93"
+    )
     (tmp_path / "x.pkl").write_bytes(code + b"\x8c\x04true\x85R.")
     with pytest.raises(ddpm_rt.PlanError, match="nothing in a file is executed"):
         ddpm_rt.export.export_model(tmp_path / "x.pkl", tmp_path / "x.plan")

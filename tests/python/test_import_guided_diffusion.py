@@ -18,10 +18,10 @@ import ddpm_rt.export
 
 torch = pytest.importorskip("torch")
 
-from ddpm_rt.importers import guided_diffusion  # noqa: E402
-from ddpm_rt.importers.guided_unet import GuidedClassifier, GuidedUNet, UNetShape, attended  # noqa: E402
-from ddpm_rt.reference import samplers  # noqa: E402
-from ddpm_rt.reference.schedule import Schedule  # noqa: E402
+from ddpm_rt.importers import guided_diffusion
+from ddpm_rt.importers.guided_unet import GuidedClassifier, GuidedUNet, UNetShape, attended
+from ddpm_rt.reference import samplers
+from ddpm_rt.reference.schedule import Schedule
 
 SEED = 2
 _64, _128 = (1, 2, 3, 4), (1, 1, 2, 3, 4)
@@ -94,7 +94,9 @@ def compared(tmp_path, shape, flags, loop, name="net", labels=None, **call):
     unit = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
     y = None if labels is None else torch.tensor(labels)
     with torch.no_grad():
-        expected = loop(lambda x, t: net(x, t.float(), y), torch.from_numpy(unit), loops.engine_noise(SEED, unit.shape)).numpy()
+        expected = loop(
+            lambda x, t: net(x, t.float(), y), torch.from_numpy(unit), loops.engine_noise(SEED, unit.shape)
+        ).numpy()
     with ddpm_rt.Engine(tmp_path / f"{name}.plan") as engine:
         got = engine.sample(2, latents=unit, seed=SEED, output="float", labels=labels, **call)
         assert engine.info()["self_test"]["status"] == "passed"
@@ -111,10 +113,15 @@ def _schedule(T=100):
 
 def test_learned_sigma_and_respacing(tmp_path):
     schedule = _schedule()
-    times = [int(t) for t in ddpm_rt.rows("ddpm", schedule={"alpha_bar": schedule.alpha_bar.numpy()}, grid="10", clip="none")["t"]]
+    times = [
+        int(t)
+        for t in ddpm_rt.rows("ddpm", schedule={"alpha_bar": schedule.alpha_bar.numpy()}, grid="10", clip="none")["t"]
+    ]
 
     def loop(net, x, noise):
-        return samplers.ddpm(net, schedule, x, times, lambda row: torch.from_numpy(noise(row)), variance="learned_range")
+        return samplers.ddpm(
+            net, schedule, x, times, lambda row: torch.from_numpy(noise(row)), variance="learned_range"
+        )
 
     manifest = compared(tmp_path, BASE, FLAGS | {"timestep_respacing": "10"}, loop)
     assert manifest["variance"] == "learned_range" and manifest["defaults"]["compat"] == "guided-diffusion"
@@ -122,7 +129,9 @@ def test_learned_sigma_and_respacing(tmp_path):
 
 
 def test_ddim_of_a_class_conditional_network_with_rescaled_times(tmp_path):
-    shape = dataclasses.replace(BASE, out_channels=3, num_classes=4, residual_sampling=False, film=False, head_channels=16, new_order=True)
+    shape = dataclasses.replace(
+        BASE, out_channels=3, num_classes=4, residual_sampling=False, film=False, head_channels=16, new_order=True
+    )
     schedule = _schedule()
     times = list(range(0, 100, 10))[::-1]
 
