@@ -13,6 +13,7 @@ DESCRIPTION = "Make a plan file, checked against its source, of a checkpoint or 
 EXAMPLES = """examples:
   ddpm-rt export runs/digits -o digits.plan                      a run of ddpm-rt train, its averaged weights
   ddpm-rt export runs/digits/model.safetensors -o d.plan --weights fp16 --steps 25 --scale 2
+  ddpm-rt export runs/digits -o guided.plan --classifier c.pt2   with the gradient of a noisy classifier
   ddpm-rt export model.onnx --card card.json -o model.plan       any ONNX model of (x, t[, label])
 
 A card is JSON with the keys of a plan's manifest that the graph does not tell. Without one, NAME.json beside the model
@@ -35,6 +36,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     defaults.add_argument("--sampler", help="ddim (default) or ddpm")
     defaults.add_argument("--steps", type=int, help="default: 50, with ddpm all")
     defaults.add_argument("--scale", type=float, help="guidance scale; default: 3 with classes, 1 without")
+    defaults.add_argument("--classifier-scale", type=float, help="weight of the classifier's gradient; default: 1 with --classifier")
+    parser.add_argument(
+        "--classifier", metavar="FILE", help="a noisy classifier (x, t) -> logits, of torch.export.save: its gradient joins the graph"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -42,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     from ..images import check_writable
 
     check_writable(args.output)
-    defaults = {k: getattr(args, k) for k in ("sampler", "steps", "scale") if getattr(args, k) is not None}
+    defaults = {k: getattr(args, k) for k in ("sampler", "steps", "scale", "classifier_scale") if getattr(args, k) is not None}
     source = pathlib.Path(args.source)
     if not source.exists():
         raise PlanError(f"source: expected a checkpoint or an ONNX file, found none at {args.source!r}")
@@ -71,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
 def _from_onnx(args: argparse.Namespace, source: pathlib.Path, defaults: dict[str, Any]) -> dict[str, Any]:
     from .onnx_file import export_onnx
 
-    for option in ("licence", "description"):
+    for option in ("licence", "description", "classifier"):
         if getattr(args, option) is not None:
             raise OptionError(f"{option}: expected in the card of an ONNX model, got it as an option")
     return export_onnx(source, args.card, args.output, weights=args.weights, defaults=defaults, name=args.name)
@@ -89,5 +94,6 @@ def _from_checkpoint(args: argparse.Namespace, source: pathlib.Path, defaults: d
         except (OSError, ValueError) as e:
             raise OptionError(f"description: expected a text file, cannot read {args.description!r}: {e}") from e
     return export_checkpoint(
-        source, args.output, weights=args.weights, defaults=defaults, name=args.name, licence=args.licence, card=text
+        source, args.output, weights=args.weights, defaults=defaults, name=args.name, licence=args.licence, card=text,
+        classifier=args.classifier,
     )
