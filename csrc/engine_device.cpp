@@ -145,6 +145,10 @@ void Engine::start_mixture_on_device(const std::string& digest) {
 }
 
 void Engine::start_on_device(std::vector<DeviceCandidate> candidates, const std::string& digest) {
+  if (spec_.output_elements() != spec_.elements()) {
+    throw Error(Code::kDevice, "device: expected a network of fixed variance without a classifier on a GPU, got another: the loop there "
+                               "does not read those parts of an output yet; use device cpu");
+  }
   digest_ = digest;
   DeviceLaneOptions options;
   options.max_batch = max_batch_;

@@ -8,7 +8,7 @@ import pytest
 import ddpm_rt
 
 torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
+from torch import nn
 
 CLASSES = 4
 
@@ -87,7 +87,9 @@ def test_the_plan_guides_as_autograd_does(parts, plan, backend):
     options = {"labels": [0, 1, 3], "steps": 10, "seed": 1, "output": "float"}
     with (
         ddpm_rt.Engine(plan, backend=backend, precision="fp32") as engine,
-        ddpm_rt.Engine.from_callable(guided(parts[0], parts[2]), (2, 8, 8), num_classes=CLASSES, classifier=True) as exact,
+        ddpm_rt.Engine.from_callable(
+            guided(parts[0], parts[2]), (2, 8, 8), num_classes=CLASSES, classifier=True
+        ) as exact,
     ):
         for sampler in ("ddim", "ddpm"):
             for s in (1.0, 30.0):

@@ -18,7 +18,7 @@ from ddpm_rt.importers import scheduler, scheduler_keys
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from test_samplers_diffusers import SEED, SHAPE, UNIT, _flow, network, theirs  # noqa: E402
+from test_samplers_diffusers import SEED, SHAPE, UNIT, _flow, network, theirs
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
