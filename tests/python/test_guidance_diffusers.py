@@ -38,7 +38,7 @@ def test_dynamic_thresholding(name, sampler, cap):
 
 
 def test_rescale():
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+    from diffusers.guiders.guider_utils import rescale_noise_cfg
 
     rng = np.random.default_rng(0)
     cond, uncond = (rng.standard_normal((5, *SHAPE), dtype=np.float32) for _ in range(2))
