@@ -36,10 +36,7 @@ class Scheduler:
         """`given` over its own. Another sampler or another project keeps only how x0 is limited, as in a call."""
         given = {k: v for k, v in (given or {}).items() if v is not None}
         own = self.defaults
-        if (
-            given.get("sampler", own["sampler"]) != own["sampler"]
-            or given.get("compat", own["compat"]) != own["compat"]
-        ):
+        if any(key in given and given[key] != own.get(key) for key in ("sampler", "compat")):
             own = {k: v for k, v in own.items() if k in ("clip_range", "threshold")}
         if "sampler_options" in given:
             given["sampler_options"] = own.get("sampler_options", {}) | dict(given["sampler_options"])
