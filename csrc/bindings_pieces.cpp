@@ -1,4 +1,4 @@
-// noise, rows, step, cfg_combine: the engine's parts for a loop of one's own. ddpm_rt/kernels.py checks and explains; here
+// noise, rows, step, cfg_combine: the engine's parts for a loop of one's own. ddpm_rt/kernels/__init__.py checks and explains; here
 // only what memory safety needs.
 #include "bindings.h"
 

@@ -113,7 +113,8 @@ def test_leaves_of_the_kernels():
 # ------------------------------------------------------------------------------------------------------- Python
 
 MODULES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "ddpm_rt").rglob("*.py"))]
-HEAVY = {"torch", "openvino", "onnxruntime", "PIL", "matplotlib", "diffusers", "onnx", "onnxscript", "scipy", "mlxtend"}
+KERNELS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "kernels").glob("*.py"))]
+HEAVY = {"torch", "triton", "openvino", "onnxruntime", "PIL", "matplotlib", "diffusers", "onnx", "onnxscript", "scipy", "mlxtend"}
 
 
 def imports(path: str, everywhere: bool) -> set[str]:
@@ -144,7 +145,11 @@ def roots(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("path", [m for m in MODULES if m.count("/") == 1])
+def is_front_door(path: str) -> bool:
+    return path.count("/") == 1 or path.startswith("ddpm_rt/kernels/")
+
+
+@pytest.mark.parametrize("path", [m for m in MODULES if is_front_door(m)])
 def test_the_front_door_imports_no_framework(path):
     assert not roots(imports(path, everywhere=False)) & HEAVY
     # The shared libraries are opened by path; importing a backend's package beside ours would load a second copy.
@@ -162,7 +167,14 @@ def test_the_reference_knows_nothing_of_the_engine(path):
 def test_only_the_front_door_touches_the_extension():
     for path in MODULES:
         if "ddpm_rt._core" in imports(path, everywhere=True):
-            assert path.count("/") == 1 or path.startswith("ddpm_rt/export/"), path
+            assert is_front_door(path) or path.startswith("ddpm_rt/export/"), path
+
+
+@pytest.mark.parametrize("path", KERNELS)
+def test_triton_kernels_know_triton_and_each_other_only(path):
+    siblings = {file.removesuffix(".py").replace("/", ".") for file in KERNELS}
+    for name in imports(path, everywhere=True):
+        assert name.split(".")[0] == "triton" or name in siblings or name.rpartition(".")[0] in siblings, name
 
 
 def test_importing_the_package_loads_nothing_heavy_and_is_quick(run):

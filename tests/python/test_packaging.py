@@ -131,9 +131,14 @@ def test_a_wheel_samples_by_itself(tmp_path):
     for name in plan_files.shipped():
         assert f"ddpm_rt/models/{name}.plan" in names
     assert glibc_needed(wheel) <= 35  # README states manylinux_2_35
+    kernels = {file.name for file in (ROOT / "kernels").glob("*_triton.py")}
+    assert {n.rpartition("/")[2] for n in names if "/_triton/" in n} == {"__init__.py", *kernels} and len(kernels) > 2
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\nimport ddpm_rt\nassert ddpm_rt.__file__.startswith(sys.argv[1])\n"
         "e = ddpm_rt.Engine.from_callable(lambda x, t, l: 0.1 * x, (1, 4, 4))\nprint(e.sample(2, steps=3, seed=0).shape)\n"
+        "z = ddpm_rt.kernels.triton.noise(5, 0, (1, 4), device='cpu')\n"
+        "from ddpm_rt.kernels._triton import philox_triton as p\nassert p.__file__.startswith(sys.argv[1])\n"
+        "assert (z[0].numpy() == ddpm_rt.noise(5, 0, (4,))).all()\n"
     )
     # -S: without this environment's editable install
     packages = Path(__import__("numpy").__file__).parents[1]
@@ -142,7 +147,7 @@ def test_a_wheel_samples_by_itself(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**environment, "PYTHONPATH": str(packages)},
+        env={**environment, "PYTHONPATH": str(packages), "TRITON_INTERPRET": "1"},
         check=False,
     )
     assert done.returncode == 0 and done.stdout.strip() == "(2, 4, 4, 1)", done.stderr

@@ -3,21 +3,34 @@
 Arrays are numpy or any DLPack tensor in CPU memory: float32, C-contiguous, [n, ...] with the batch first. Notation: x state,
 e guided network output, eps network output, z noise; guidance is e = u + s (c - u) (Ho & Salimans 2207.12598 eq. 6 with
 s = 1 + w). A row of a table is one network evaluation of one sample: see `ddpm_rt.row.ROW` and kernels/step.h.
+
+`ddpm_rt.kernels.triton` has the same for torch tensors on a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core, options
-from .arrays import float32, integer, like, number, seeds
-from .errors import OptionError, ShapeError
-from .row import BLEND, GRAD, KEEP, LEARNED_RANGE, LEARNED_VAR, NO_EVAL, PUSH, ROW, VLB
+from .. import _core, options
+from ..arrays import float32, integer, like, number, seeds
+from ..errors import OptionError, ShapeError
+from ..row import BLEND, GRAD, KEEP, LEARNED_RANGE, LEARNED_VAR, NO_EVAL, PUSH, ROW, VLB
+
+if TYPE_CHECKING:
+    from . import triton as triton
 
 _seeds = seeds
+
+
+def __getattr__(name: str) -> object:
+    if name != "triton":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return importlib.import_module(".triton", __name__)
 
 
 def noise(seed: int, index: int, shape: int | Sequence[int], stream: int = 0) -> np.ndarray:
