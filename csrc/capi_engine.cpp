@@ -40,6 +40,14 @@ void ddpm_rt_engine_options_init(ddpm_rt_engine_options* options, size_t struct_
   ddpm_rt::write_struct(full, options, struct_size);
 }
 
+void ddpm_rt_device_denoiser_init(ddpm_rt_device_denoiser* denoiser, size_t struct_size) {
+  ddpm_rt_device_denoiser full{};
+  full.name = "functions";
+  full.version = "";
+  full.precision = "fp32";
+  ddpm_rt::write_struct(full, denoiser, struct_size);
+}
+
 void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_size) {
   ddpm_rt_sample_options full{};
   full.n = 1;
@@ -66,9 +74,9 @@ ddpm_rt_status ddpm_rt_engine_from_callable(const char* manifest_json, const dou
     *engine = nullptr;
     expect_given(manifest_json, "manifest_json");
     if (T > 0) expect_given(alpha_bar, "alpha_bar");
-    if (fn == nullptr) throw Error(Code::kOption, "fn: expected a function, got null");
     const auto read = ddpm_rt::read_struct(options, "engine_options", &ddpm_rt_engine_options_init);
-    const auto denoise = [fn, user](const float* x, const float* t, const int64_t* label, size_t count, float* out) {
+    if (fn == nullptr && read.device_denoiser_count == 0) throw Error(Code::kOption, "fn: expected a function, got null");
+    const ddpm_rt::DenoiseFn denoise = fn == nullptr ? ddpm_rt::DenoiseFn() : [fn, user](const float* x, const float* t, const int64_t* label, size_t count, float* out) {
       const char* message = fn(user, x, t, label, count, out);
       if (message != nullptr) throw Error(Code::kBackend, message);
     };

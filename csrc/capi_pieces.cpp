@@ -62,8 +62,8 @@ void expect_operands(const StepRow& row, const Given& given, const ddpm_rt_step_
 
 float finite_scale(double scale, const char* field) {
   const float s = static_cast<float>(scale);
-  if (!std::isfinite(s)) throw Error(Code::kOption, std::string(field) + ": expected a finite number, got " + std::to_string(scale));
-  return s;
+  if (std::isfinite(s)) return s;
+  throw Error(Code::kOption, std::string(field) + ": expected a finite number, got " + std::to_string(scale));
 }
 
 void expect_count(size_t count, size_t elements) {

@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "clock.h"
 #include "error.h"
 
 #ifdef __linux__
@@ -19,6 +20,12 @@ namespace ddpm_rt {
 
 void Denoiser::embed(const float*, const int64_t*, size_t, float*) {
   throw Error(Code::kInternal, "embed: expected a backend whose network reads rows, got one without");
+}
+
+double Denoiser::timed_run(const Call* calls, size_t count) {
+  const double start = now();
+  run(calls, count);
+  return now() - start;
 }
 
 #ifdef __linux__

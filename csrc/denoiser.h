@@ -61,6 +61,8 @@ class Denoiser {
   virtual void bind(const Evaluations& evaluations) = 0;
   // Runs 1..streams calls of the same variant side by side and returns when all are done. Throws Error(kBackend).
   virtual void run(const Call* calls, size_t count) = 0;
+  // run(), and the seconds the network took: by the clock here, by its own on a device.
+  virtual double timed_run(const Call* calls, size_t count);
   // With rows_width > 0: rows[i] for (t[i], label[i]); bits do not depend on n or i.
   virtual void embed(const float* t, const int64_t* label, size_t n, float* rows);
 };

@@ -40,11 +40,12 @@ void check_version(const DeviceApi& api, const std::string& path) {
 DevicePtr Device::open(const std::string& library, int ordinal) {
   std::shared_ptr<Device> device(new Device);
   const std::string folder = own_folder();
+  const std::string wanted = " for cuda:" + std::to_string(ordinal);
   device->library_ = library.empty() ? folder + kLibraryName : library;
   std::string why;
   device->handle_ = DynamicLibrary::open(device->library_, &why);
   if (!device->handle_) {
-    refuse_device("device: expected the GPU part of ddpm_rt, got none: " + why +
+    refuse_device("device: expected the GPU part of ddpm_rt" + wanted + ", got none: " + why +
                   " (looked for " + device->library_ + "; a build with -DDDPM_RT_CUDA=ON makes it)");
   }
   const auto entry = device->handle_.symbol<DeviceApiFn>(kDeviceApiSymbol);
@@ -59,14 +60,14 @@ DevicePtr Device::open(const std::string& library, int ordinal) {
   int count = 0;
   const int error = api.device_count(&count);
   if (error == kDeviceDriverTooOld && device->driver_ == 0) {
-    refuse_device("device: expected an NVIDIA driver, got none (asked " + device->library_ + ")");
+    refuse_device("device: expected an NVIDIA driver" + wanted + ", got none (asked " + device->library_ + ")");
   }
   if (error == kDeviceDriverTooOld) {
     refuse_device("device: expected a driver for CUDA " + version_text(device->runtime_) + " or later, got one for CUDA " +
                   version_text(device->driver_) + ": update the driver");
   }
   if (error == kDeviceNone || (error == 0 && count == 0)) {
-    refuse_device("device: expected a GPU, got none (asked " + device->library_ + ", driver for CUDA " +
+    refuse_device("device: expected a GPU" + wanted + ", got none (asked " + device->library_ + ", driver for CUDA " +
                   version_text(device->driver_) + ")");
   }
   device->check(error, "device");
@@ -135,52 +136,52 @@ PinnedBuffer::PinnedBuffer(const DevicePtr& device, size_t bytes, const char* wh
   handle_ = DeviceHandle(device, data, device->api().release_pinned);
 }
 
-Stream::Stream(const DevicePtr& device) {
+DeviceStream::DeviceStream(const DevicePtr& device) {
   void* stream = nullptr;
   device->check(device->api().create_stream(&stream), "stream");
   handle_ = DeviceHandle(device, stream, device->api().destroy_stream);
 }
 
-void Stream::copy(void* to, const void* from, size_t bytes, DeviceCopy kind) const {
+void DeviceStream::copy(void* to, const void* from, size_t bytes, DeviceCopy kind) const {
   if (bytes == 0) return;
   device().check(handle_.api().copy(to, from, bytes, kind, get()), "copy");
 }
 
-void Stream::zero(void* to, size_t bytes) const {
+void DeviceStream::zero(void* to, size_t bytes) const {
   if (bytes == 0) return;
   device().check(handle_.api().fill(to, 0, bytes, get()), "fill");
 }
 
-void Stream::wait(const Event& event) const { device().check(handle_.api().stream_wait(get(), event.get()), "stream wait"); }
+void DeviceStream::wait(const DeviceEvent& event) const { device().check(handle_.api().stream_wait(get(), event.get()), "stream wait"); }
 
-void Stream::synchronize() const { device().check(handle_.api().synchronize_stream(get()), "stream"); }
+void DeviceStream::synchronize() const { device().check(handle_.api().synchronize_stream(get()), "stream"); }
 
-Event::Event(const DevicePtr& device, bool is_timed) {
+DeviceEvent::DeviceEvent(const DevicePtr& device, bool is_timed) {
   void* event = nullptr;
   device->check(device->api().create_event(&event, is_timed ? 1 : 0), "event");
   handle_ = DeviceHandle(device, event, device->api().destroy_event);
 }
 
-void Event::record(const Stream& stream) const {
+void DeviceEvent::record(const DeviceStream& stream) const {
   handle_.device().check(handle_.api().record_event(get(), stream.get()), "event");
 }
 
-bool Event::is_reached() const {
+bool DeviceEvent::is_reached() const {
   const int error = handle_.api().query_event(get());
   if (error == kDeviceNotReady) return false;
   handle_.device().check(error, "device");
   return true;
 }
 
-void Event::synchronize() const { handle_.device().check(handle_.api().synchronize_event(get()), "event"); }
+void DeviceEvent::synchronize() const { handle_.device().check(handle_.api().synchronize_event(get()), "event"); }
 
-double Event::seconds(const Event& start, const Event& end) {
+double DeviceEvent::seconds(const DeviceEvent& start, const DeviceEvent& end) {
   double seconds = 0;
   end.handle_.device().check(end.handle_.api().elapsed(start.get(), end.get(), &seconds), "event");
   return seconds;
 }
 
-Graph Graph::capture(const DevicePtr& device, const Stream& stream, const std::function<void()>& work) {
+DeviceGraph DeviceGraph::capture(const DevicePtr& device, const DeviceStream& stream, const std::function<void()>& work) {
   const DeviceApi& api = device->api();
   device->check(api.begin_capture(stream.get()), "capture");
   void* graph = nullptr;
@@ -194,11 +195,11 @@ Graph Graph::capture(const DevicePtr& device, const Stream& stream, const std::f
   const DeviceHandle captured(device, graph, api.destroy_graph);
   void* exec = nullptr;
   device->check(api.instantiate(&exec, graph), "graph");
-  Graph made;
+  DeviceGraph made;
   made.exec_ = DeviceHandle(device, exec, api.destroy_exec);
   return made;
 }
 
-void Graph::launch(const Stream& stream) const { exec_.device().check(exec_.api().launch_graph(exec_.get(), stream.get()), "graph launch"); }
+void DeviceGraph::launch(const DeviceStream& stream) const { exec_.device().check(exec_.api().launch_graph(exec_.get(), stream.get()), "graph launch"); }
 
 }  // namespace ddpm_rt

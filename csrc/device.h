@@ -125,16 +125,16 @@ class PinnedBuffer {
   size_t bytes_ = 0;
 };
 
-class Event;
+class DeviceEvent;
 
-class Stream {
+class DeviceStream {
  public:
-  Stream() = default;
-  explicit Stream(const DevicePtr& device);
+  DeviceStream() = default;
+  explicit DeviceStream(const DevicePtr& device);
   void* get() const { return handle_.get(); }
   void copy(void* to, const void* from, size_t bytes, DeviceCopy kind) const;  // host memory must be pinned
   void zero(void* to, size_t bytes) const;
-  void wait(const Event& event) const;  // the stream waits, not the caller
+  void wait(const DeviceEvent& event) const;  // the stream waits, not the caller
   void synchronize() const;             // the caller waits for all work so far
   const Device& device() const { return handle_.device(); }
 
@@ -142,27 +142,27 @@ class Stream {
   DeviceHandle handle_;
 };
 
-class Event {
+class DeviceEvent {
  public:
-  Event() = default;
-  Event(const DevicePtr& device, bool is_timed);
-  void record(const Stream& stream) const;
+  DeviceEvent() = default;
+  DeviceEvent(const DevicePtr& device, bool is_timed);
+  void record(const DeviceStream& stream) const;
   bool is_reached() const;   // of the latest record; throws what the device failed with
   void synchronize() const;  // the caller waits
   void* get() const { return handle_.get(); }
   // Between two timed events that were reached.
-  static double seconds(const Event& start, const Event& end);
+  static double seconds(const DeviceEvent& start, const DeviceEvent& end);
 
  private:
   DeviceHandle handle_;
 };
 
-class Graph {
+class DeviceGraph {
  public:
-  Graph() = default;
+  DeviceGraph() = default;
   // What `work` puts on the stream, recorded and not run. What `work` throws ends the capture and passes.
-  static Graph capture(const DevicePtr& device, const Stream& stream, const std::function<void()>& work);
-  void launch(const Stream& stream) const;
+  static DeviceGraph capture(const DevicePtr& device, const DeviceStream& stream, const std::function<void()>& work);
+  void launch(const DeviceStream& stream) const;
   explicit operator bool() const { return static_cast<bool>(exec_); }
 
  private:

@@ -56,14 +56,6 @@ std::string user_cache() {
 #endif
 }
 
-void check_device(const std::string& device) {
-  if (device == "auto" || device == "cpu") return;
-  if (device.compare(0, 4, "cuda") == 0 || device == "gpu") {
-    throw Error(Code::kDevice, "device: expected auto or cpu, got \"" + device + "\": this build runs on the CPU only");
-  }
-  refuse("device: expected one of auto, cpu, got \"" + device + "\"");
-}
-
 std::string section_digest(const Plan& plan, const std::string& section) {
   for (const SectionInfo& info : plan.sections()) {
     if (info.name == section) return hex(info.sha256);
@@ -77,12 +69,14 @@ using Maker = std::unique_ptr<Denoiser> (*)(const ModelSpec&, const Plan&, const
 
 Engine::Engine(ModelSpec spec, std::shared_ptr<const Plan> plan, const ddpm_rt_engine_options& options)
     : spec_(std::move(spec)), plan_(std::move(plan)), pid_(process_id()) {
-  check_device(text(options.device, "auto"));
   expect_one_of("precision", text(options.precision, "auto"), {"auto", "fp32", "bf16", "fp16"});
-  expect_one_of("backend", text(options.backend, "auto"), {"auto", "openvino", "onnxruntime", "analytic"});
+  expect_one_of("backend", text(options.backend, "auto"), {"auto", "openvino", "onnxruntime", "analytic", "torch"});
+  open_device(options);
   threads_ = options.threads == 0 ? default_threads() : in_range("threads", options.threads, 1, kMostThreads);
-  max_batch_ = options.max_batch == 0 ? kDefaultBatch : in_range("max_batch", options.max_batch, 1, kMostBatch);
-  batch_invariant_ = in_range("batch_invariant", options.batch_invariant, -1, 1) != 0;
+  max_batch_ = options.max_batch == 0 ? (device_ != nullptr ? 0 : kDefaultBatch)
+                                      : in_range("max_batch", options.max_batch, 1, kMostBatch);
+  const int invariant = in_range("batch_invariant", options.batch_invariant, -1, 1);
+  batch_invariant_ = invariant == -1 ? device_ == nullptr : invariant != 0;
   if (options.cache_dir == nullptr) {
     cache_dir_ = user_cache();
   } else if (options.cache_dir[0] != '\0') {
@@ -111,14 +105,24 @@ std::unique_ptr<Engine> Engine::open(const std::string& plan_path, const ddpm_rt
       refuse("precision: expected fp32 with backend analytic, got \"" + text(options.precision, "") + "\"");
     }
     const ModelSpec& s = engine->spec_;
-    engine->start({{"fp32", [&s, plan] { return make_gaussian_mixture(s, *plan); }}},
-                  hex(sha256(plan->manifest().data(), plan->manifest().size())));
+    const std::string digest = hex(sha256(plan->manifest().data(), plan->manifest().size()));
+    if (engine->device_ != nullptr) {
+      engine->start_mixture_on_device(digest);
+    } else {
+      engine->start({{"fp32", [&s, plan] { return make_gaussian_mixture(s, *plan); }}}, digest);
+    }
     return engine;
   }
   if (engine->spec_.network.kind != "onnx") {
     throw Error(Code::kPlan, "networks.kind: expected onnx or gaussian_mixture, got \"" + engine->spec_.network.kind + "\"");
   }
   if (backend == "analytic") refuse("backend: expected auto, openvino or onnxruntime for a plan of kind onnx, got \"analytic\"");
+  if (engine->start_functions(options, section_digest(*plan, engine->spec_.network.section))) return engine;
+  if (engine->device_ != nullptr) {
+    throw Error(Code::kBackend, "backend: expected one that runs this plan on " + engine->device_name() + ", got none (backend \"" +
+                                    backend + "\"): give device_denoisers, or take device \"cpu\"");
+  }
+  if (backend == "torch") refuse("backend: expected auto, openvino or onnxruntime on the CPU, got \"torch\", which runs on GPUs");
   engine->start_onnx(options);
   return engine;
 }
@@ -162,6 +166,11 @@ std::unique_ptr<Engine> Engine::from_callable(const std::string& manifest, const
   const ModelSpec& s = engine->spec_;
   std::string identity = manifest;
   identity.append(reinterpret_cast<const char*>(alpha_bar.data()), alpha_bar.size() * sizeof(double));
+  if (engine->start_functions(options, hex(sha256(identity.data(), identity.size())))) return engine;
+  if (engine->device_ != nullptr) {
+    refuse("device: expected cpu for a function over host memory, got " + engine->device_name() + ": give device_denoisers");
+  }
+  if (!fn) throw Error(Code::kDevice, "device: expected a GPU for device_denoisers, got none: " + (engine->skipped_.empty() ? "device is cpu" : engine->skipped_));
   engine->start({{"fp32", [&s, fn = std::move(fn)] { return make_callable(s, fn); }}},
                 hex(sha256(identity.data(), identity.size())));
   return engine;
@@ -182,7 +191,7 @@ void Engine::start(std::vector<Candidate> candidates, const std::string& digest)
 std::string Engine::fingerprint(const std::string& report) const {
   const auto json = nlohmann::json::parse(report);
   const std::string parts = json["network"].dump() + "\n" + digest_ + "\n" + json["precision"].get<std::string>() + "\n" +
-                            isa_class() + "\n" + (batch_invariant_ ? "invariant" : "free") + "\nrow " +
+                            device_class() + "\n" + (batch_invariant_ ? "invariant" : "free") + "\nrow " +
                             std::to_string(kRowVersion) + "\nrng " + std::to_string(kRngVersion);
   return hex(sha256(parts.data(), parts.size()));
 }
@@ -201,7 +210,8 @@ std::string Engine::info() const {
   json["backend_version"] = network.is_object() ? network.value("version", "") : "";
   json["backend_skipped"] = skipped_;
   json["version"] = DDPM_RT_VERSION;
-  json["device"] = "cpu";
+  json["device"] = device_name();
+  json["gpu"] = nlohmann::json::parse(device_facts());
   json["isa"] = isa_class();
   json["threads"] = threads_;
   json["max_batch"] = max_batch_;

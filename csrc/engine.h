@@ -8,12 +8,16 @@
 #include <string>
 
 #include "ddpm_rt/ddpm_rt.h"
+#include "cpu.h"
 #include "denoiser.h"
+#include "device.h"
 #include "lane.h"
 #include "request.h"
 #include "spec.h"
 
 namespace ddpm_rt {
+
+struct DeviceCandidate;
 
 class Engine {
  public:
@@ -32,6 +36,14 @@ class Engine {
   Engine(ModelSpec spec, std::shared_ptr<const Plan> plan, const ddpm_rt_engine_options& options);
   void start(std::vector<Candidate> candidates, const std::string& digest);
   void start_onnx(const ddpm_rt_engine_options& options);
+  // engine_device.cpp
+  void open_device(const ddpm_rt_engine_options& options);  // leaves device_ null on the CPU
+  bool start_functions(const ddpm_rt_engine_options& options, const std::string& digest);  // false: there are none
+  void start_mixture_on_device(const std::string& digest);
+  void start_on_device(std::vector<DeviceCandidate> candidates, const std::string& digest);
+  std::string device_class() const;
+  std::string device_name() const;
+  std::string device_facts() const;
   void expect_parent() const;
   std::shared_ptr<const Table> table_for(const ddpm_rt_sample_options& options);
   void set_images(const ddpm_rt_sample_options& options, RequestSpec* request) const;
@@ -43,11 +55,12 @@ class Engine {
   const ModelSpec spec_;
   const std::shared_ptr<const Plan> plan_;
   const int pid_;
-  int threads_, max_batch_;
+  int threads_, max_batch_;  // max_batch_ 0: the device's lane chooses
   bool batch_invariant_;
   std::string cache_dir_, digest_;
   LogFn log_;
-  std::string skipped_;  // why "auto" passed over a backend
+  std::string skipped_;  // why "auto" passed over a device or a backend
+  DevicePtr device_;
   std::unique_ptr<LaneBase> lane_;
 
   std::mutex tables_mutex_;

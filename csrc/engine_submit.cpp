@@ -114,6 +114,13 @@ void Engine::set_output(const ddpm_rt_sample_options& options, void* out, size_t
   if (out == nullptr) refuse(Code::kShape, "out: expected an array, got null");
   const size_t each = product(request->elements, request->as_uint8 ? 1 : sizeof(float));
   expect_length("out", product(static_cast<size_t>(options.n), each), out_bytes, "bytes");
+  if (options.out_on_device < 0 || options.out_on_device > 1) {
+    refuse(Code::kOption, "out_on_device: expected 0 or 1, got " + std::to_string(options.out_on_device));
+  }
+  request->out_is_device = options.out_on_device != 0;
+  if (request->out_is_device && device_ == nullptr) {
+    refuse(Code::kDevice, "out_on_device: expected an engine on a GPU, got one on the CPU");
+  }
   request->out = out;
   request->truncate = spec_.truncate_uint8;
   request->data_lo = spec_.data_lo;

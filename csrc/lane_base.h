@@ -1,5 +1,5 @@
 // What every lane is: one thread, the requests that wait for it, and how the engine reaches it. Lane runs on the CPU,
-// GpuLane on a device.
+// DeviceLane on a device.
 #ifndef DDPM_RT_LANE_BASE_H_
 #define DDPM_RT_LANE_BASE_H_
 

@@ -4,21 +4,24 @@ namespace ddpm_rt {
 
 const std::vector<OptionInfo>& option_table() {
   static const std::vector<OptionInfo> kTable = {
-      {"device", "", "choice:auto|cpu", "", "auto", "engine", "where the network runs"},
-      {"backend", "", "choice:auto|openvino|onnxruntime|analytic", "", "auto", "engine",
-       "the library that runs the network; auto takes the best one installed"},
+      {"device", "", "string", "auto, cpu, cuda, cuda:N", "auto", "engine",
+       "where the loop and the network run; auto is a GPU where one is there with what runs the plan on it, else the CPU"},
+      {"backend", "", "choice:auto|openvino|onnxruntime|analytic|torch", "", "auto", "engine",
+       "the library that runs the network; auto takes the best one installed. torch runs on GPUs only"},
       {"precision", "", "choice:auto|fp32|bf16|fp16", "", "auto", "engine",
-       "arithmetic of the network; auto is bf16 where the processor has AMX and the plan's bf16 self-test passes, else "
-       "fp32"},
+       "arithmetic of the network; auto is bf16 on a GPU, or where the processor has AMX, if the plan's bf16 self-test "
+       "passes, else fp32"},
       {"threads", "", "int", "1 or more", "None", "engine",
        "threads of the network; None: the least of affinity, cgroup quota and physical cores"},
       {"max_batch", "", "int", "1 or more", "None", "engine", "images resident at a time; None: chosen"},
       {"batch_invariant", "", "bool", "", "None", "engine",
-       "an image's bits do not depend on its neighbours; None: true on the CPU"},
+       "an image's bits do not depend on its neighbours; None: true on the CPU, false on a GPU"},
       {"cache_dir", "", "string", "a folder; empty: no cache", "None", "engine",
        "where compiled networks are kept; None: the user's cache folder"},
       {"card", "", "string", "a JSON file", "None", "engine",
        "manifest for a model file that is not a plan; None: NAME.json beside it"},
+      {"cuda_library", "", "string", "a shared library", "None", "engine",
+       "the GPU part of ddpm_rt; None: libddpm_rt_cuda.so as installed"},
       {"trust_native", "", "bool", "", "False", "engine",
        "load machine code that a plan embeds; only for files from a source you trust"},
 

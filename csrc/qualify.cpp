@@ -5,7 +5,6 @@
 #include <cstring>
 #include <limits>
 
-#include "clock.h"
 #include "error.h"
 #include "step.h"
 
@@ -14,12 +13,12 @@ namespace {
 
 constexpr uint64_t kProbeSeed = 0x9e3779b97f4a7c15u;
 
-void run_phase(Denoiser& denoiser, Variant v, int rows) {
+double run_phase(Denoiser& denoiser, Variant v, int rows) {
   std::vector<Call> calls;
   for (int first = 0; first < rows; first += v.bucket) {
     calls.push_back({v.bucket, v.streams, first, std::min(v.bucket, rows - first)});
   }
-  denoiser.run(calls.data(), calls.size());
+  return denoiser.timed_run(calls.data(), calls.size());
 }
 
 void set_row(Denoiser& denoiser, const Evaluations& e, const Limits& limits, size_t row, float t, int64_t label) {
@@ -64,9 +63,7 @@ Probe run_probe(Denoiser& denoiser, const Evaluations& e, const ModelSpec& spec,
     set_row(denoiser, e, limits, r, static_cast<float>(index * spec.prediction.time_scale), label);
   }
   Probe probe;
-  const double start = now();
-  run_phase(denoiser, v, rows);
-  probe.seconds = now() - start;
+  probe.seconds = run_phase(denoiser, v, rows);
   probe.out.assign(e.out, e.out + M);
   for (int row = 1; row < rows; ++row) {
     const bool equal = std::memcmp(e.out, e.out + static_cast<size_t>(row) * M, M * sizeof(float)) == 0;

@@ -55,7 +55,7 @@ void Request::expect_other_thread(const char* what) const {
 bool Request::wait(double seconds) {
   if (in_child() || !is_finished()) expect_other_thread("request");
   std::unique_lock<std::mutex> lock(mutex_);
-  const auto done = [this] { return is_finished() && !calling_back_; };
+  const auto done = [this] { return is_finished() && inside_ == 0; };
   if (std::this_thread::get_id() == lane_thread_) return is_finished();
   if (seconds < 0 || !(seconds < kLongestWait)) {
     changed_.wait(lock, done);
@@ -73,7 +73,7 @@ void Request::cancel() {
 void Request::let_go() {
   if (in_child() || std::this_thread::get_id() == lane_thread_) return;
   std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this] { return !calling_back_; });
+  changed_.wait(lock, [this] { return inside_ == 0; });
 }
 
 int Request::status() const {
@@ -125,7 +125,19 @@ void Request::deliver(int64_t image, const float* x, bool bad) {
   } else {
     std::memcpy(static_cast<float*>(spec_.out) + at, x, N * sizeof(float));
   }
-  if (!finite) bad_.push_back(image);
+  count_locked(image, finite);
+}
+
+void Request::deliver_finished(int64_t image, const void* result, bool bad) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (is_finished()) return;
+  const size_t each = spec_.image_bytes();
+  if (result != nullptr) std::memcpy(static_cast<char*>(spec_.out) + static_cast<size_t>(image) * each, result, each);
+  count_locked(image, !bad);
+}
+
+void Request::count_locked(int64_t image, bool is_finite) {
+  if (!is_finite) bad_.push_back(image);
   if (++delivered_ < spec_.n) return;
   if (bad_.empty() || spec_.keep_nonfinite) return finish_locked(0, "");
   finish_locked(static_cast<int>(Code::kNumeric),
@@ -133,17 +145,24 @@ void Request::deliver(int64_t image, const float* x, bool bad) {
                     " that are not; the first is image " + std::to_string(*std::min_element(bad_.begin(), bad_.end())));
 }
 
-void Request::call_back(const float* x0, size_t images) {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (is_finished()) return;
-    calling_back_ = true;
-  }
-  const int answer = spec_.callback(spec_.callback_user, rows_done(), rows_total_, x0, images);
+bool Request::enter() {
   std::lock_guard<std::mutex> lock(mutex_);
-  calling_back_ = false;
-  if (answer != 0) finish_locked(static_cast<int>(Code::kCancelled), "callback: asked to stop");
+  if (is_finished()) return false;
+  ++inside_;
+  return true;
+}
+
+void Request::leave() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  --inside_;
   changed_.notify_all();
+}
+
+void Request::call_back(const float* x0, size_t images) {
+  if (!enter()) return;
+  const int answer = spec_.callback(spec_.callback_user, rows_done(), rows_total_, x0, images);
+  if (answer != 0) finish(static_cast<int>(Code::kCancelled), "callback: asked to stop");
+  leave();
 }
 
 }  // namespace ddpm_rt

@@ -47,11 +47,14 @@ struct RequestSpec {
   ddpm_rt_step_fn callback = nullptr;
   void* callback_user = nullptr;
   void* out = nullptr;
+  bool out_is_device = false;    // memory of the lane's device
   int nfe = 0;
+
+  size_t image_bytes() const { return elements * (as_uint8 ? 1 : sizeof(float)); }
 };
 
 // Shared by the host's threads and the lane's. A cancelled request is finished at once: from then on the lane neither
-// writes `out` nor calls back, whatever it is in the middle of.
+// writes `out` nor calls back, whatever it is in the middle of; who waits also waits for a lane that is inside.
 class Request {
  public:
   explicit Request(RequestSpec spec);
@@ -60,7 +63,7 @@ class Request {
   // Host side. wait: Code or 0; false in `finished` when the time ran out. Both throw Error(kDevice) in a forked child.
   bool wait(double seconds);  // negative: for ever
   void cancel();
-  // Waits until the lane is outside of this request's callback and output.
+  // Waits until the lane is outside of this request's callback and device output.
   void let_go();
   int status() const;         // 0 or a Code, once finished
   std::string message() const;
@@ -77,6 +80,11 @@ class Request {
   void add_rows_done(int64_t rows) { rows_done_.fetch_add(rows, std::memory_order_relaxed); }
   // Converts and stores one image; finishes the request with its last one.
   void deliver(int64_t image, const float* x, bool bad);
+  // The same for an image that is already as the caller wants it; null: where the caller wants it, too.
+  void deliver_finished(int64_t image, const void* result, bool bad);
+  // Between them the lane may call back, and the device may write `out`: false where the request is finished.
+  bool enter();
+  void leave();
   void finish(int status, const std::string& message);
   // Runs the callback on [images, elements]; a cancelling answer finishes the request.
   void call_back(const float* x0, size_t images);
@@ -85,6 +93,7 @@ class Request {
 
  private:
   void finish_locked(int status, const std::string& message);
+  void count_locked(int64_t image, bool is_finite);
   void expect_other_thread(const char* what) const;
 
   const RequestSpec spec_;
@@ -98,7 +107,7 @@ class Request {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  bool calling_back_ = false;
+  int inside_ = 0;
   int64_t delivered_ = 0;
   std::vector<int64_t> bad_;
   int status_ = 0;

@@ -28,7 +28,9 @@ Runner::Runner(const ModelSpec& spec, const Plan* plan, std::vector<Candidate> c
 Runner::~Runner() = default;
 
 void Runner::allocate(const Limits& limits) {
-  const size_t capacity = 2 * static_cast<size_t>(options_.max_batch) + kLargestBucket;
+  const VariantPolicy& policy = options_.variants;
+  const size_t of_a_tick = 2 * static_cast<size_t>(options_.max_batch) + static_cast<size_t>(policy.largest_bucket);
+  const size_t capacity = policy.host_rows > 0 ? policy.host_rows : of_a_tick;
   size_t bytes = 0;
   const auto take = [&bytes](size_t count, size_t size) {
     const size_t at = bytes;
@@ -69,8 +71,8 @@ void Runner::adopt_candidate() {
   costs_ = CostModel();
   prepared_.clear();
   reference_.clear();
-  plans_.assign(capacity + 1, {});
-  ticks_seen_.assign(capacity + 1, 0);
+  plans_.assign(2 * static_cast<size_t>(options_.max_batch) + 1, {});
+  ticks_seen_.assign(plans_.size(), 0);
   single_rows_only_ = false;
   if (!options_.cache_dir.empty() && !limits.any_batch) {
     const std::string key = options_.digest + "\n" + denoiser_->describe() + "\n" + candidate.precision + "\n" +
@@ -143,7 +145,7 @@ void Runner::run(int m, const void* const* owner, std::vector<Failure>* failures
   if (m <= 0) return;
   if (denoiser_->limits().any_batch) return run_any_batch(m, owner, failures);
   bool changed = false;
-  ticks_seen_[static_cast<size_t>(m)] += 1;
+  count_tick(m);
   for (const Phase& p : phases(m)) {
     Call calls[2];
     size_t count = 0;

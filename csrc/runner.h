@@ -24,6 +24,15 @@ struct Candidate {
   std::function<std::unique_ptr<Denoiser>()> make;
 };
 
+// Which variants are worth having. The defaults are the CPU's.
+struct VariantPolicy {
+  int largest_bucket = 32;
+  int first_of_many = 16;      // the first variant for more rows than this, where nothing is known
+  size_t most_variants = 6;    // compiled variants do not share their weights
+  bool times_first = false;    // the first variant is timed when it is prepared, not by the ticks it runs
+  size_t host_rows = 0;        // rows of `evaluations`; 0: enough for a tick
+};
+
 struct RunnerOptions {
   int max_batch = 32;
   int threads = 1;
@@ -31,6 +40,7 @@ struct RunnerOptions {
   std::string cache_dir;     // empty: costs are not kept
   std::string digest;        // of the network's section
   LogFn log;
+  VariantPolicy variants;
 };
 
 class Runner {
@@ -44,6 +54,10 @@ class Runner {
 
   // Makes m evaluations runnable; prepares further variants where `ticks` more of these repay it. Throws Error(kBackend).
   void expect(int m, double ticks);
+  // The calls that cover evaluations [0, m), by today's costs.
+  const std::vector<Phase>& phases(int m);
+  double phase_seconds(const Phase& phase) const { return costs_.seconds(phase.variant); }
+  void count_tick(int m) { ticks_seen_[static_cast<size_t>(m)] += 1; }
   void embed(size_t e, int64_t label, const StepRow* row, const StepRow* end);
   void zero_padding(int first, int last);
 
@@ -63,7 +77,6 @@ class Runner {
   std::string report() const;
 
  private:
-  static constexpr int kLargestBucket = 32;
   struct Prepared {
     Variant variant;
     bool is_usable;
@@ -80,7 +93,6 @@ class Runner {
   bool is_prepared(Variant variant) const;
   std::vector<Variant> possible() const;
   CostTable usable() const;
-  const std::vector<Phase>& phases(int m);
   void run_any_batch(int m, const void* const* owner, std::vector<Failure>* failures);
   bool try_calls(const Call* calls, size_t count, Failure* failure);
   void publish();

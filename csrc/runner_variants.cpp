@@ -13,8 +13,7 @@
 namespace ddpm_rt {
 namespace {
 
-constexpr int kLargestPairedBucket = 16, kFirstOfMany = 16;
-constexpr size_t kMostVariants = 6;     // compiled variants do not share their weights
+constexpr int kLargestPairedBucket = 16;
 constexpr double kDoubt = 1.05;         // an estimate must promise this much more than a measurement
 constexpr double kTimingBudget = 0.05;  // seconds of extra timed runs per variant
 
@@ -30,7 +29,7 @@ std::string name(Variant v) { return std::to_string(v.bucket) + "x" + std::to_st
 
 std::vector<Variant> Runner::possible() const {
   const Limits& limits = denoiser_->limits();
-  const int largest = std::min(kLargestBucket, limits.max_bucket);
+  const int largest = std::min(options_.variants.largest_bucket, limits.max_bucket);
   std::vector<Variant> variants;
   for (int bucket = 1; bucket <= largest; bucket *= 2) variants.push_back({bucket, 1});
   if (limits.max_streams >= 2 && options_.threads >= 2) {
@@ -52,13 +51,13 @@ CostTable Runner::usable() const {
 }
 
 // One variant has to be compiled whatever it is: the one whose repeats cover m soonest, by what is known or estimated.
-// Where nothing is known: the smallest bucket that covers m, and 16 for many.
+// Where nothing is known: the smallest bucket that covers m, and `first_of_many` for more.
 Variant Runner::first_variant(int m) const {
   Variant best{1, 1};
   if (costs_.is_blank()) {
     for (Variant v : possible()) {
       if (v.streams != 1) continue;
-      if (v.bucket <= kFirstOfMany) best = v;
+      if (v.bucket <= options_.variants.first_of_many) best = v;
       if (v.bucket >= m) return v;
     }
     return best;
@@ -94,7 +93,7 @@ void Runner::expect(int m, double ticks) {
     const bool is_new = !is_prepared(p.variant) && std::find(missing.begin(), missing.end(), p.variant) == missing.end();
     if (is_new) missing.push_back(p.variant);
   }
-  if (missing.empty() || prepared_.size() + missing.size() > kMostVariants) return;
+  if (missing.empty() || prepared_.size() + missing.size() > options_.variants.most_variants) return;
   // As many ticks of this size as there were are to be expected again: what many short requests waste counts too.
   const double likely_ticks = ticks + ticks_seen_[static_cast<size_t>(m)];
   const double saved = (plan_seconds(phases(m), now_usable) - plan_seconds(ideal, all)) * likely_ticks;
@@ -168,7 +167,7 @@ void Runner::prepare(Variant variant) {
   prepared_.push_back({variant, is_usable, !passed ? "failed" : is_first ? "reference" : "passed"});
   if (!passed) log(2, "variant " + name(variant) + ": a row's bits depend on its place or on the batch");
   if (is_first && !is_usable) return use_single_rows();
-  if (is_first || !is_usable) return;  // the first is timed by the ticks it must run anyway
+  if (!is_usable || (is_first && !options_.variants.times_first)) return;  // ticks time it anyway
   for (double spent = 0; spent < kTimingBudget;) {
     const double seconds = run_probe(*denoiser_, evaluations_, spec_, variant).seconds;
     if (!costs_.add_sample(variant, seconds)) break;

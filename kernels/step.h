@@ -54,6 +54,8 @@ enum StepFlag : uint32_t {
   kLast = 1u << 12,         // the sample is finished after this row
 };
 constexpr uint32_t kKnownFlags = (1u << 13) - 1;
+// Rows that need more than sums over operands.
+constexpr uint32_t kRareFlags = kThreshold | kRescale | kLearnedVar | kLearnedRange | kGrad | kBlend | kNorm | kVlb;
 // What step_cpu executes; a table with any other flag is an OptionError where it is accepted.
 constexpr uint32_t kCpuFlags = kKnownFlags;
 
@@ -110,7 +112,7 @@ struct StepSlot {
 };
 
 // Executes one row for each slot. Returns nothing; slot_bad[i] is set to 1 where e was not finite (never cleared)
-// or, with a flag from THRESHOLD to VLB, where x' was not.
+// or, with one of kRareFlags, where x' was not.
 // Bytes per element, fp32, guided, two inputs written: read x 4 + cond 4 + uncond 4, write x 4 + in 2*4 = 24.
 void step_cpu(const StepSlot* slots, size_t count, size_t elements, uint8_t* slot_bad);
 

@@ -86,7 +86,7 @@ void philox_words(uint64_t seed, uint32_t block, uint32_t noise_index, uint32_t 
 
 DDPM_RT_CLONES void to_uint8_nhwc(const float* x, size_t channels, size_t pixels, float lo, float hi, bool truncate,
                                   uint8_t* out) {
-  const float scale = static_cast<float>(255.0 / (static_cast<double>(hi) - static_cast<double>(lo)));
+  const float scale = uint8_scale(lo, hi);
   for (size_t c = 0; c < channels; ++c) {
     const float* plane = x + c * pixels;
     for (size_t i = 0; i < pixels; ++i) out[i * channels + c] = quantise(plane[i], lo, scale, truncate);

@@ -34,6 +34,12 @@
 
 #include "step.h"
 
+#if defined(__CUDACC__)
+#define DDPM_RT_HOST_DEVICE __host__ __device__
+#else
+#define DDPM_RT_HOST_DEVICE
+#endif
+
 namespace ddpm_rt {
 
 enum GpuType : uint32_t { kGpuF32, kGpuF16, kGpuBF16 };
@@ -79,7 +85,7 @@ struct GpuSlot {
   int32_t next[kRoles];          // where the step writes the next input
   int64_t label[kRoles];
   const void* rows[kRoles];      // [row_count, rows_bytes] of (table, label), or null
-  const float* known;            // [N] canonical: BLEND
+  const float* known;            // [N] canonical, 16-byte aligned as the next two: BLEND
   const float* mask;             // [N]
   const float* x0_true;          // [N]: VLB
   double* kl;                    // [row_count]: a VLB row writes its own entry, nats per element
@@ -87,7 +93,7 @@ struct GpuSlot {
 
 enum GpuStatus : uint32_t {
   kStatusNonfinite = 1u << 0,    // as step_cpu's slot_bad
-  kStatusNeeds = 1u << 1,        // a row needed more than launch_step was told: its sample was left as it was
+  kStatusNeeds = 1u << 1,        // a row needed more than launch_step was told: its sample is not to be used
 };
 
 // Constant for a lane's life. `stride`: floats from slot to slot of a register, a multiple of 64.
@@ -117,18 +123,18 @@ enum GpuNeed : uint32_t {
   kNeedNorm = 1u << 5,
   kNeedThreshold = 1u << 6,
   kNeedVlb = 1u << 7,
+  kNeedReductions = kNeedRescale | kNeedNorm | kNeedThreshold | kNeedVlb,
 };
 
 // The union over the resident slots' rows is launch_step's `needs`. More than is needed changes no bit.
-inline uint32_t gpu_needs(const StepRow& row, bool is_pair, bool has_guide, bool has_preview) {
+DDPM_RT_HOST_DEVICE inline uint32_t gpu_needs(const StepRow& row, bool is_pair, bool has_guide, bool has_preview) {
   uint32_t needs = 0;
   if (is_pair && !(row.flags & kNoEval)) needs |= kNeedPair;
   if (row.wx[kZ] != 0.0f) needs |= kNeedNoise;
   bool uses_registers = has_preview || (row.flags & (kPush | kKeep)) != 0;
   for (int k = kH1; k <= kY; ++k) uses_registers = uses_registers || row.wx[k] != 0.0f;
   if (uses_registers) needs |= kNeedRegisters;
-  constexpr uint32_t kRare = kThreshold | kRescale | kLearnedVar | kLearnedRange | kGrad | kBlend | kNorm | kVlb;
-  if ((row.flags & kRare) || (has_guide && !(row.flags & kNoEval))) needs |= kNeedRare;
+  if ((row.flags & kRareFlags) || (has_guide && !(row.flags & kNoEval))) needs |= kNeedRare;
   if (row.flags & kRescale) needs |= kNeedRescale;
   if (row.flags & kNorm) needs |= kNeedNorm;
   if (row.flags & kThreshold) needs |= kNeedThreshold;
@@ -153,7 +159,7 @@ enum GpuApply : uint32_t {
 
 struct GpuInstall {
   uint32_t slot, apply;          // apply: bits of GpuApply; 0 only replaces the slot
-  const float* start;            // [N] canonical, device memory, or null
+  const float* start;            // [N] canonical, device memory, 16-byte aligned, or null
   float sigma;
   GpuSlot value;
 };

@@ -113,6 +113,10 @@ DDPM_RT_HD double kl_term(float v0, double lq, double lp, float x0_true, float x
 // 0 for a finite value, else some bit: an "or" over them needs no comparison.
 DDPM_RT_HD uint32_t nonfinite_bits(float value) { return float_bits(value - value); }
 
+DDPM_RT_HD float uint8_scale(float lo, float hi) {
+  return static_cast<float>(255.0 / (static_cast<double>(hi) - static_cast<double>(lo)));
+}
+
 // (x - lo) * scale with scale = 255 / (hi - lo), clamped to [0, 255], NaN -> 0; half to even, or towards zero.
 // Adding 2^23 rounds to an integer under the default rounding mode.
 DDPM_RT_HD uint8_t quantise(float x, float lo, float scale, bool truncate) {

@@ -67,10 +67,7 @@ struct LeadWeights {
 
 DDPM_RT_HD uint32_t mask_of(float weight) { return weight != 0.0f ? ~0u : 0u; }
 
-// Flags of the rows that need more than sums over operands.
-constexpr uint32_t kRareFlags = kThreshold | kRescale | kLearnedVar | kLearnedRange | kGrad | kBlend | kNorm | kVlb;
-
-// What those flags ask for (null, 0 or false: nothing), and what the sample's reductions gave.
+// What kRareFlags ask for (null, 0 or false: nothing), and what the sample's reductions gave.
 struct RarePlan {
   bool rescales = false, thresholds = false, has_range = false;
   float factor = 1.0f;                // of RESCALE

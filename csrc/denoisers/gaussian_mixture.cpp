@@ -10,6 +10,7 @@
 
 #include "denoiser.h"
 #include "error.h"
+#include "gaussian_mixture.h"
 
 namespace ddpm_rt {
 namespace {
@@ -113,6 +114,12 @@ class GaussianMixture final : public Denoiser {
 };
 
 }  // namespace
+
+MixtureArrays read_mixture(const ModelSpec& spec, const Plan& plan) {
+  const size_t K = spec.network.components;
+  return {read_doubles(plan, spec.network, "means", K * spec.elements()), read_doubles(plan, spec.network, "stds", K),
+          read_doubles(plan, spec.network, "weights", K)};
+}
 
 std::unique_ptr<Denoiser> make_gaussian_mixture(const ModelSpec& spec, const Plan& plan) {
   return std::make_unique<GaussianMixture>(spec, plan);

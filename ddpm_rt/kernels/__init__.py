@@ -203,8 +203,8 @@ def step(
     if state is not None and state.anchor.shape != target.shape:
         raise ShapeError(f"state: expected one made for {list(target.shape)}, got {list(state.anchor.shape)}")
     s = number(scale, "scale")
-    named = {"eps_guide": eps_guide, "variance": variance, "grad": grad, "known": known, "mask": mask, "x0_true": x0_true}
-    rare = {name: float32(value, name, target.shape) for name, value in named.items() if value is not None}
+    rare = {"eps_guide": eps_guide, "variance": variance, "grad": grad, "known": known, "mask": mask, "x0_true": x0_true}
+    rare = {name: float32(value, name, target.shape) for name, value in rare.items() if value is not None}
     for flag, name in _NEEDED:
         if flags & flag and not (flags & NO_EVAL and name == "variance") and name not in rare:
             raise OptionError(f"{name}: expected an array for a row with this flag, got None")

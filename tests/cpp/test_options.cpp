@@ -39,7 +39,7 @@ int main() {
     if (std::string(o.name) == "sampler") CHECK(count == samplers().size());
   }
   for (const char* name :
-       {"device", "backend", "precision", "threads", "max_batch", "batch_invariant", "cache_dir", "card", "trust_native",
+       {"device", "backend", "precision", "threads", "max_batch", "batch_invariant", "cache_dir", "card", "cuda_library", "trust_native",
         "n", "labels", "scale", "steps", "sampler", "eta", "clip", "variance", "grid", "seed", "seeds", "latents", "x_init",
         "output", "on_error", "progress", "callback"}) {
     CHECK(canonical.count(name) == 1);

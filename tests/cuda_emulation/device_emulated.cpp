@@ -1,11 +1,11 @@
 // DeviceApi over host memory. Stricter than CUDA where CUDA forgives: asynchronous copies need pinned host memory, null
 // streams are refused, and a call that would wait or allocate during a capture fails and spoils the capture.
-#include <cstdlib>
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <new>
-#include <string>
 
+#include "cuda_emulation.h"
 #include "device_api.h"
 #include "emulated_control.h"
 #include "emulated_stream.h"
@@ -181,7 +181,6 @@ int fill(void* to, int byte, size_t bytes, void* stream) {
 }
 
 EmulatedStream* stream_of(void* stream) { return static_cast<EmulatedStream*>(stream); }
-EmulatedEvent* event_of(void* event) { return static_cast<EmulatedEvent*>(event); }
 
 int create_stream(void** stream) { return *stream = new EmulatedStream, 0; }
 int destroy_stream(void* stream) { return delete stream_of(stream), 0; }
@@ -295,7 +294,30 @@ int launch_graph(void* exec, void* stream) {
 }
 int destroy_graph(void* graph) { return delete static_cast<EmulatedGraph*>(graph), 0; }
 
+int step(const GpuLane& lane, uint32_t needs, void* stream) {
+  DDPM_RT_COUNT(step, kInjected);
+  return stream != nullptr ? launch_step(lane, needs, stream) : kInvalid;
+}
+int advance(const GpuLane& lane, void* stream) {
+  DDPM_RT_COUNT(advance, kInjected);
+  return stream != nullptr ? launch_advance(lane, stream) : kInvalid;
+}
+int apply(const GpuLane& lane, const GpuPacket& packet, void* stream) {
+  DDPM_RT_COUNT(apply, kInjected);
+  return stream != nullptr ? launch_apply(lane, packet, stream) : kInvalid;
+}
+int finish(const GpuLane& lane, const GpuFinish* items, uint32_t count, void* stream) {
+  DDPM_RT_COUNT(finish, kInjected);
+  return stream != nullptr ? launch_finish(lane, items, count, stream) : kInvalid;
+}
+int gaussian_mixture(const GpuMixture& mixture, const GpuNetwork& network, uint64_t elements, int32_t first, uint32_t count,
+                     void* stream) {
+  DDPM_RT_COUNT(network, kInjected);
+  return stream != nullptr ? launch_gaussian_mixture(mixture, network, elements, first, count, stream) : kInvalid;
+}
+
 DeviceApi make_api() {
+  cuda_emulation::enqueue = &emulated_enqueue;
   DeviceApi api{};
   fill_device_header(&api, "emulated");
 #define DDPM_RT_FILL(name) api.name = &name;
@@ -308,6 +330,7 @@ DeviceApi make_api() {
   DDPM_RT_FILL(synchronize_event) DDPM_RT_FILL(elapsed)
   DDPM_RT_FILL(begin_capture) DDPM_RT_FILL(end_capture) DDPM_RT_FILL(add_child) DDPM_RT_FILL(instantiate)
   DDPM_RT_FILL(launch_graph) DDPM_RT_FILL(destroy_graph)
+  DDPM_RT_FILL(step) DDPM_RT_FILL(advance) DDPM_RT_FILL(apply) DDPM_RT_FILL(finish) DDPM_RT_FILL(gaussian_mixture)
 #undef DDPM_RT_FILL
   api.destroy_exec = &destroy_graph;
   return api;
@@ -321,6 +344,11 @@ extern "C" {
 __attribute__((visibility("default"))) const ddpm_rt::DeviceApi* ddpm_rt_device_api() {
   static const ddpm_rt::DeviceApi api = ddpm_rt::make_api();
   return &api;
+}
+
+// Host work in a stream's order, or recorded: for networks that the tests write themselves.
+__attribute__((visibility("default"))) void ddpm_rt_emulated_enqueue(void* stream, void (*work)(void*), void* user) {
+  ddpm_rt::emulated_enqueue(stream, [=] { work(user); });
 }
 
 // 0 where there is no number of that name.

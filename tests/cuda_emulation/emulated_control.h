@@ -13,7 +13,8 @@ namespace ddpm_rt {
 // Settings: devices, driver, runtime, capability (major), device_error (of device_count).
 #define DDPM_RT_EMULATED_KINDS(F)                                                                                    \
   F(allocate) F(release) F(allocate_pinned) F(release_pinned) F(to_device) F(to_host) F(on_device) F(fill)           \
-  F(synchronize) F(query) F(record) F(stream_wait) F(capture) F(instantiate) F(launch_graph) F(kernel) F(add_child)
+  F(synchronize) F(query) F(record) F(stream_wait) F(capture) F(instantiate) F(launch_graph) F(add_child)        \
+  F(step) F(advance) F(apply) F(finish) F(network)
 
 #define DDPM_RT_EMULATED_SETTINGS(F) F(devices, 2) F(driver, 13000) F(runtime, 13000) F(capability, 9) F(device_error, 0)
 

@@ -81,7 +81,9 @@ def test_random_rows_of_all_flags(shape):
         arrays = {name: rng.normal(size=(n, *shape)).astype(np.float32) for name in ("x", *OPERANDS)}
         arrays["mask"] = (rng.random((n, *shape)) * (rng.random((n, *shape)) < 0.7)).astype(np.float32)
         used = {"eps"} | {name for name in ("eps_uncond", "eps_guide") if rng.random() < 0.6}
-        given = {name: arrays[name] for name in OPERANDS if name not in ("eps", "eps_uncond", "eps_guide") or name in used}
+        given = {
+            name: arrays[name] for name in OPERANDS if name not in ("eps", "eps_uncond", "eps_guide") or name in used
+        }
         seeds = [int(s) for s in rng.integers(2**63, size=n)]
         scale, scale2 = 2.5, 0.7
         state = kernels.State(arrays["x"])

@@ -98,19 +98,62 @@ DDPM_RT_API void ddpm_rt_plan_writer_release(ddpm_rt_plan_writer* writer);
 
 typedef void (*ddpm_rt_log_fn)(void* user, int level /* 0 debug .. 3 error */, const char* message);
 
+/* A network of the host's own on a GPU, as functions over device memory. Element types of its input and output: */
+typedef enum ddpm_rt_device_type { DDPM_RT_FLOAT32 = 0, DDPM_RT_FLOAT16 = 1, DDPM_RT_BFLOAT16 = 2 } ddpm_rt_device_type;
+
+/* `count` evaluations, side by side in device memory. Rows that nobody asked for hold zeros. */
+typedef struct ddpm_rt_device_call {
+  size_t struct_size;
+  const void* x;           /* [count, elements] of x_type; [count, C, H, W], or [count, H, W, C] with channels_last */
+  const float* t;          /* [count] network times */
+  const int64_t* label;    /* [count], the null label is num_classes; null for unconditional models */
+  const void* rows;        /* [count, rows_bytes], null without */
+  void* out;               /* [count, elements] of out_type, laid out as x */
+  size_t count;
+  void* stream;            /* cudaStream_t; null in capture */
+} ddpm_rt_device_call;
+
+/* The functions are called from one thread of the engine, whose current device is the engine's; they return null, or a
+ * message (valid until the next call) that fails the requests concerned. */
+typedef struct ddpm_rt_device_denoiser {
+  size_t struct_size;
+  const char* name;        /* of the backend, its version and its arithmetic, as info() shows them: letters, digits, ._+- */
+  const char* version;
+  const char* precision;   /* "fp32", "fp16", "bf16": selects the plan's tolerance */
+  int32_t x_type, out_type;  /* ddpm_rt_device_type */
+  int32_t channels_last;
+  int32_t any_count;       /* 1: every count is as good, and a row's bits do not depend on its neighbours */
+  int32_t capturable;      /* 1: enqueue may run while the stream captures a CUDA graph */
+  size_t max_count;        /* 0: 256 */
+  size_t rows_bytes;       /* above 0: `rows` is read in place of t and label; embed fills it. A multiple of 16 */
+  void* user;
+  /* Puts the evaluations on call->stream. On an emulated device the stream is idle, and the work must be done on return. */
+  const char* (*enqueue)(void* user, const ddpm_rt_device_call* call);
+  /* May be null. A cudaGraph_t that does what enqueue does, always over these addresses; it stays the host's, and is copied
+   * into the engine's own graph. */
+  const char* (*capture)(void* user, const ddpm_rt_device_call* call, void** graph);
+  /* rows [count, rows_bytes] in device memory for t and label [count] in host memory, in the stream's order. */
+  const char* (*embed)(void* user, const float* t, const int64_t* label, size_t count, void* rows, void* stream);
+} ddpm_rt_device_denoiser;
+DDPM_RT_API void ddpm_rt_device_denoiser_init(ddpm_rt_device_denoiser* denoiser, size_t struct_size);
+
 typedef struct ddpm_rt_engine_options {
   size_t struct_size;
-  const char* device;      /* "auto", "cpu" */
-  const char* backend;     /* "auto", "openvino", "onnxruntime", "analytic" */
+  const char* device;      /* "auto", "cpu", "cuda", "cuda:N". auto takes a GPU where device_denoisers can run on one */
+  const char* backend;     /* "auto", "openvino", "onnxruntime", "analytic", "torch" */
   const char* precision;   /* "auto", "fp32", "bf16", "fp16" */
   int32_t threads;         /* 0: min(affinity, cgroup quota, physical cores) */
   int32_t max_batch;       /* resident rows of a lane; 0: chosen */
-  int32_t batch_invariant; /* -1: default (true on the CPU), 0, 1 */
+  int32_t batch_invariant; /* -1: default (true on the CPU, false on a GPU), 0, 1 */
   const char* cache_dir;   /* null: the user's cache folder; "": none */
   const char* openvino_library;    /* path of libopenvino_c.so; null: default names */
   const char* onnxruntime_library; /* path of libonnxruntime.so; null: default names */
   ddpm_rt_log_fn log;      /* may be null; may be called from the engine's threads */
   void* log_user;
+  const char* cuda_library;        /* path of libddpm_rt_cuda.so; null: beside this library */
+  const ddpm_rt_device_denoiser* const* device_denoisers; /* what runs the network on a GPU: the first that passes the
+                                                             plan's self-test. Copied; `user` must outlive the engine */
+  size_t device_denoiser_count;
 } ddpm_rt_engine_options;
 DDPM_RT_API void ddpm_rt_engine_options_init(ddpm_rt_engine_options* options, size_t struct_size);
 
@@ -122,7 +165,8 @@ DDPM_RT_API ddpm_rt_status ddpm_rt_engine_open(const char* plan_path, const ddpm
  * Return null on success, or a message (valid until the next call) that fails the requests of this evaluation. */
 typedef const char* (*ddpm_rt_denoise_fn)(void* user, const float* x, const float* t, const int64_t* label, size_t count,
                                           float* out);
-/* manifest_json: the plan manifest's keys sample, prediction, time, class_names/num_classes, defaults. */
+/* manifest_json: the plan manifest's keys sample, prediction, time, class_names/num_classes, defaults. fn may be null with
+ * options->device_denoisers, which then run. */
 DDPM_RT_API ddpm_rt_status ddpm_rt_engine_from_callable(const char* manifest_json, const double* alpha_bar, size_t T,
                                                         ddpm_rt_denoise_fn fn, void* user,
                                                         const ddpm_rt_engine_options* options, ddpm_rt_engine** engine);
@@ -132,7 +176,7 @@ DDPM_RT_API void ddpm_rt_engine_release(ddpm_rt_engine* engine);
  * class_names, fingerprint. */
 DDPM_RT_API ddpm_rt_status ddpm_rt_engine_info(ddpm_rt_engine* engine, ddpm_rt_string** json);
 
-/* Called after every tick from the engine's thread. row of rows are done; x0 is [images, elements] float32, the current
+/* Called after every tick from the engine's thread (on a GPU while the next one runs). row of rows are done; x0 is [images, elements] float32, the current
  * predictions of the images in flight, valid during the call. Return 0 to go on, 1 to stop (DDPM_RT_CANCELLED). */
 typedef int (*ddpm_rt_step_fn)(void* user, int64_t row, int64_t rows, const float* x0, size_t images);
 
@@ -162,6 +206,7 @@ typedef struct ddpm_rt_sample_options {
   int32_t keep_nonfinite;    /* 1: non-finite images are returned and listed, no error */
   ddpm_rt_step_fn callback;  /* may be null */
   void* callback_user;
+  int32_t out_on_device;     /* 1: `out` is memory of the engine's GPU, ready to be written when submit is called */
 } ddpm_rt_sample_options;
 DDPM_RT_API void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_size);
 

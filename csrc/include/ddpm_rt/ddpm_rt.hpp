@@ -63,7 +63,8 @@ struct EngineOptions {
   int threads = 0, max_batch = 0;
   std::optional<bool> batch_invariant;
   std::optional<std::string> cache_dir;  // unset: the user's cache folder; empty: none
-  std::string openvino_library, onnxruntime_library;
+  std::string openvino_library, onnxruntime_library, cuda_library;
+  std::vector<const ddpm_rt_device_denoiser*> device_denoisers;  // read by the constructor
   std::function<void(int level, const std::string& message)> log;  // called from the engine's threads
 };
 
@@ -82,6 +83,7 @@ struct SampleOptions {
   std::size_t x_init_elements = 0;
   ddpm_rt_output output = DDPM_RT_UINT8_NHWC;
   bool keep_nonfinite = false;
+  bool out_on_device = false;  // `out` is memory of the engine's GPU
   // After every tick, on the engine's thread; x0 is [images, elements]. False stops.
   std::function<bool(std::int64_t row, std::int64_t rows, const float* x0, std::size_t images)> callback;
 };
@@ -154,15 +156,16 @@ class Engine {
     check(ddpm_rt_engine_open(plan_path.c_str(), &c, &engine));
     handle_.reset(engine);
   }
-  // The same loop over a function of the host's; manifest: JSON with sample, prediction, time, num_classes, defaults.
+  // The same loop over a function of the host's; manifest: JSON with sample, prediction, time, num_classes, defaults. An
+  // empty fn: options.device_denoisers run.
   Engine(const std::string& manifest, const std::vector<double>& alpha_bar, DenoiseFunction fn,
          const EngineOptions& options = {})
       : denoiser_(std::make_unique<Denoiser>()) {
     denoiser_->call = std::move(fn);
     ddpm_rt_engine* engine = nullptr;
     const ddpm_rt_engine_options c = convert(options);
-    check(ddpm_rt_engine_from_callable(manifest.c_str(), alpha_bar.data(), alpha_bar.size(), &Denoiser::run,
-                                       denoiser_.get(), &c, &engine));
+    check(ddpm_rt_engine_from_callable(manifest.c_str(), alpha_bar.data(), alpha_bar.size(),
+                                       denoiser_->call ? &Denoiser::run : nullptr, denoiser_.get(), &c, &engine));
     handle_.reset(engine);
   }
 
@@ -194,6 +197,7 @@ class Engine {
     c.x_init_elements = o.x_init_elements;
     c.output = o.output;
     c.keep_nonfinite = o.keep_nonfinite;
+    c.out_on_device = o.out_on_device;
     Request request;
     if (o.callback) {
       request.watcher_ = std::make_unique<Request::Watcher>();
@@ -255,6 +259,9 @@ class Engine {
     c.cache_dir = o.cache_dir ? o.cache_dir->c_str() : nullptr;
     c.openvino_library = o.openvino_library.empty() ? nullptr : o.openvino_library.c_str();
     c.onnxruntime_library = o.onnxruntime_library.empty() ? nullptr : o.onnxruntime_library.c_str();
+    c.cuda_library = o.cuda_library.empty() ? nullptr : o.cuda_library.c_str();
+    c.device_denoisers = o.device_denoisers.data();
+    c.device_denoiser_count = o.device_denoisers.size();
     if (o.log) {
       log_ = std::make_unique<Log>(o.log);
       c.log_user = log_.get();
