@@ -152,6 +152,8 @@ class Engine {
     read("cache_dir", &o.cache_dir);
     read("openvino_library", &o.openvino_library);
     read("onnxruntime_library", &o.onnxruntime_library);
+    read("tensorrt_library", &o.tensorrt_library);
+    read("trust_native", &o.trust_native);
     o.log = &log_to_python;
     return o;
   }
@@ -170,6 +172,13 @@ class Engine {
 
 void bind_engine(py::module_& m) {
   using py::arg;
+  m.def(
+      "examine_tensorrt",
+      [](const std::string& library, const std::optional<py::bytes>& engine) {
+        const std::string_view data = engine ? std::string_view(*engine) : std::string_view();
+        return unlocked([&] { return ddpm_rt::examine_tensorrt(library, engine ? data.data() : nullptr, data.size()); });
+      },
+      arg("library"), arg("engine") = py::none());
   py::class_<Request>(m, "Request")
       .def("wait", &Request::wait, arg("seconds"))
       .def("cancel", &Request::cancel)

@@ -12,12 +12,15 @@
 #include "denoiser.h"
 #include "device.h"
 #include "lane.h"
+#include "native_engine.h"
 #include "request.h"
 #include "spec.h"
 
 namespace ddpm_rt {
 
 struct DeviceCandidate;
+
+std::string section_digest(const Plan& plan, const std::string& section);  // hex
 
 class Engine {
  public:
@@ -41,6 +44,11 @@ class Engine {
   bool start_functions(const ddpm_rt_engine_options& options, const std::string& digest);  // false: there are none
   void start_mixture_on_device(const std::string& digest);
   void start_on_device(std::vector<DeviceCandidate> candidates, const std::string& digest);
+  void set_defaults(const ddpm_rt_engine_options& options);  // those that depend on the device
+  // engine_native.cpp
+  void find_native(const ddpm_rt_engine_options& options);
+  bool start_native(const ddpm_rt_engine_options& options);
+  std::string build_command() const;
   std::string device_class() const;
   std::string device_name() const;
   std::string device_facts() const;
@@ -60,6 +68,7 @@ class Engine {
   std::string cache_dir_, digest_;
   LogFn log_;
   std::string skipped_;  // why "auto" passed over a device or a backend
+  std::vector<NativeEngine> native_;  // compiled engines of this plan
   DevicePtr device_;
   std::unique_ptr<LaneBase> lane_;
 

@@ -63,7 +63,8 @@ struct EngineOptions {
   int threads = 0, max_batch = 0;
   std::optional<bool> batch_invariant;
   std::optional<std::string> cache_dir;  // unset: the user's cache folder; empty: none
-  std::string openvino_library, onnxruntime_library, cuda_library;
+  std::string openvino_library, onnxruntime_library, cuda_library, tensorrt_library;
+  bool trust_native = false;  // load the engines (machine code) that the plan embeds
   std::vector<const ddpm_rt_device_denoiser*> device_denoisers;  // read by the constructor
   std::function<void(int level, const std::string& message)> log;  // called from the engine's threads
 };
@@ -262,6 +263,8 @@ class Engine {
     c.cuda_library = o.cuda_library.empty() ? nullptr : o.cuda_library.c_str();
     c.device_denoisers = o.device_denoisers.data();
     c.device_denoiser_count = o.device_denoisers.size();
+    c.trust_native = o.trust_native ? 1 : 0;
+    c.tensorrt_library = o.tensorrt_library.empty() ? nullptr : o.tensorrt_library.c_str();
     if (o.log) {
       log_ = std::make_unique<Log>(o.log);
       c.log_user = log_.get();
@@ -279,6 +282,13 @@ class Engine {
   std::unique_ptr<Log> log_;
   std::unique_ptr<ddpm_rt_engine, Release> handle_;
 };
+
+// See ddpm_rt_tensorrt_examine.
+inline std::string examine_tensorrt(const std::string& library, const void* engine = nullptr, std::size_t bytes = 0) {
+  ddpm_rt_string* json = nullptr;
+  check(ddpm_rt_tensorrt_examine(library.empty() ? nullptr : library.c_str(), engine, bytes, &json));
+  return take(json);
+}
 
 class Plan {
  public:
