@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kBlock) combine_kernel(const Combine c, uint32
 
 constexpr uint32_t kMostComponents = 1024;
 
-__global__ void __launch_bounds__(kBlock) mixture_kernel(const GpuMixture mixture, const GpuNetwork network, uint32_t n,
+__global__ void __launch_bounds__(kBlock, 2) mixture_kernel(const GpuMixture mixture, const GpuNetwork network, uint32_t n,
                                                          int32_t first_place) {
   __shared__ double responsibility[kMostComponents];
   const uint64_t place = static_cast<uint64_t>(first_place) + blockIdx.x;

@@ -23,12 +23,17 @@
 // A change of places in steady state: the packet before tick k sets next[], the step of tick k writes there, the packet
 // before tick k + 1 zeroes what fell free. Or the packet before tick k + 1 sets kApplyPlace: the input is made again from x.
 //
+// A thread moves 16 bytes at a time where it can: N, pixels of NHWC, rows and strides multiples of four elements, lists and
+// registers aligned to 16 bytes (8 in 16 bits), all lists NCHW, or all NHWC with no more channels than the sample's three or
+// a multiple of four. Rare rows (kNeedRare) do so with NCHW only. Everything else goes element by element, with the same bits.
+//
 // Bytes per element of launch_step with S per network output and I per network input element (4, or 2 in 16 bits):
 //   plain 8 + S + I, guided 8 + 2 S + 2 I, +4 per history entry or anchor read, +4 each for PUSH, KEEP, preview; noise none;
 //   +S learned variance, +S or 4 gradient, +8 known image and mask. fp16: 12 plain, 16 guided with two inputs.
 //   Each reduction reads what its sums need once more (x 4, S per output); THRESHOLD one to three times.
 //
-// Launchers return a cudaError_t as int (0: launched). They neither allocate nor synchronise, and are capturable.
+// Launchers return a cudaError_t as int (0: launched; 1 also where this page is not kept: no scratch, too many components).
+// They neither allocate nor synchronise, and are capturable. launch_apply copies, zeroes padding, then installs.
 #ifndef DDPM_RT_KERNELS_STEP_GPU_H_
 #define DDPM_RT_KERNELS_STEP_GPU_H_
 

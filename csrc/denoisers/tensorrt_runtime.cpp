@@ -66,13 +66,14 @@ constexpr Verdict kVerdicts[] = {
     {kNoGpuMemory, Code::kDevice, "memory for the engine on this GPU", "too little"},
 };
 
-// Without a driver every load fails with CUDA's error 35 or 100, whatever the engine.
-bool is_device_failure(const std::string& logged) {
-  for (const char* sign : {"cudaError 35", "cudaError 100", "CUDA driver version is insufficient", "no CUDA-capable device"}) {
-    if (logged.find(sign) != std::string::npos) return true;
-  }
-  return false;
-}
+// What a failed load logs, surest first: the header is all that the check above sees of an engine, and without a driver every
+// load also logs a CUDA error.
+constexpr Verdict kLogged[] = {
+    {0, Code::kPlan, "a whole engine", "Serialization assertion"},
+    {0, Code::kPlan, "a whole engine", "No engine found in plan"},
+    {0, Code::kDevice, "an NVIDIA GPU and its driver", "cudaError 35: CUDA driver version is insufficient for CUDA runtime version"},
+    {0, Code::kDevice, "an NVIDIA GPU", "cudaError 100: no CUDA-capable device is detected"},
+};
 
 }  // namespace
 
@@ -118,9 +119,12 @@ Owned Runtime::deserialize(const std::vector<uint8_t>& engine, const std::string
   Owned made(call<Object*>(runtime_.get(), runtime::kDeserializeCudaEngine, static_cast<const void*>(engine.data()), engine.size()));
   if (made) return made;
   const std::string logged = Logger::shared().take();
-  const Code code = is_device_failure(logged) ? Code::kDevice : Code::kBackend;
-  throw Error(code, what + ": expected an engine that " + kind_ + " " + version_ + " loads on this GPU, got: " +
-                        (logged.empty() ? "no reason given" : logged) + (code == Code::kDevice ? "" : remedy));
+  for (const Verdict& verdict : kLogged) {
+    if (logged.find(verdict.found) == std::string::npos) continue;
+    throw Error(verdict.code, what + ": expected " + verdict.needed + " for " + kind_ + " " + version_ + ", got " + verdict.found);
+  }
+  throw Error(Code::kBackend, what + ": expected an engine that " + kind_ + " " + version_ + " loads on this GPU, got: " +
+                                  (logged.empty() ? "no reason given" : logged) + remedy);
 }
 
 void Runtime::fail(const std::string& what, Code code, const std::string& remedy) {

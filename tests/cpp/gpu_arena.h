@@ -77,6 +77,13 @@ class Arena {
   size_t used_ = 0;
 };
 
+// What a list of the type makes of a value.
+inline float rounded(ddpm_rt::GpuType type, float value) {
+  if (type == ddpm_rt::kGpuF32) return value;
+  return type == ddpm_rt::kGpuF16 ? ddpm_rt::half_to_float(ddpm_rt::float_to_half(value))
+                                  : ddpm_rt::bfloat16_to_float(ddpm_rt::float_to_bfloat16(value));
+}
+
 // A packed list on both sides.
 struct List {
   ddpm_rt::GpuTensor tensor{};  // device addresses

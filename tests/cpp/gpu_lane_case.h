@@ -19,13 +19,20 @@
 #include "gpu_lane.h"
 #include "lane.h"
 
-namespace gpu_case {
+namespace lane_case {
 
 using namespace ddpm_rt;
 
 constexpr size_t kN = 10;  // not a multiple of 4: the last noise block is cut
 constexpr int64_t kClasses = 3;
 using Samples = std::vector<float>;
+
+// Fibers cost a thousand times more under this sanitizer: fewer repetitions there.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kIsSlow = true;
+#else
+constexpr bool kIsSlow = false;
+#endif
 
 // eps of one row: exact in float32 whatever its neighbours.
 inline void evaluate(const float* x, float t, int64_t label, float* out) {
@@ -98,8 +105,7 @@ class ExactNetwork final : public DeviceDenoiser {
   };
   void put(const DeviceCall& call, void* stream) {
     if (options_.before) options_.before(call);
-    Work* work = &works_[{call.bucket, call.first}];
-    *work = {this, call};
+    Work* work = &works_.emplace(std::make_pair(call.bucket, call.first), Work{this, call}).first->second;
     emulated::library().symbol<void(void*, void (*)(void*), void*)>("ddpm_rt_emulated_enqueue")(
         stream, [](void* user) { static_cast<Work*>(user)->self->run(static_cast<Work*>(user)->call); }, work);
   }
@@ -255,6 +261,6 @@ inline HostPtr on_device(const NetworkOptions& network = {}, int max_batch = 6, 
   return host;
 }
 
-}  // namespace gpu_case
+}  // namespace lane_case
 
 #endif  // DDPM_RT_TESTS_GPU_LANE_CASE_H_

@@ -155,6 +155,7 @@ void test_errors() {
   line.send();
   CHECK_ERROR(Code::kDevice, line.send(), "unspecified launch failure");
   line.send();
+  line.stream.synchronize();
 
   CHECK_ERROR(Code::kDevice, Device::open("/nowhere/libddpm_rt_cuda.so", 0), "/nowhere/libddpm_rt_cuda.so");
   CHECK_ERROR(Code::kDevice, Device::open("", 0), "libddpm_rt_cuda.so");
@@ -179,6 +180,29 @@ void test_errors() {
   CHECK(emulated::open() != nullptr);
 }
 
+// The library itself: with a GPU it opens, without one it loads and says so.
+void test_the_real_library() {
+#if defined(DDPM_RT_REAL)
+  DevicePtr device;
+  const std::string refusal = message_of(Code::kDevice, [&] {
+    device = Device::open(DDPM_RT_REAL, 0);
+    throw Error(Code::kDevice, "");
+  });
+  if (device == nullptr) {
+    std::printf("%s\n", refusal.c_str());
+    CHECK(contains(refusal, "expected an NVIDIA driver") || contains(refusal, "expected a GPU"));
+    return;
+  }
+  const DeviceScope scope(*device);
+  const Line line(device);
+  line.set(11);
+  line.send();
+  line.fetch();
+  line.stream.synchronize();
+  CHECK(line.holds(11));
+#endif
+}
+
 }  // namespace
 
 int main() {
@@ -187,5 +211,6 @@ int main() {
   test_graphs();
   test_moves();
   test_errors();
+  test_the_real_library();
   return finish();
 }

@@ -7,7 +7,7 @@
 #include "check.h"
 #include "gpu_lane_case.h"
 
-using namespace gpu_case;
+using namespace lane_case;
 
 namespace {
 
@@ -18,7 +18,7 @@ bool failed_with(const Job& job, Code code, const std::string& part) {
   return is_right;
 }
 
-const RequestOptions kGood = asks(3, 7, "ddpm", 60, 0, 2, {0, 1, kClasses});
+const RequestOptions kGood = asks(3, 7, "ddpm", kIsSlow ? 20 : 60, 0, 2, {0, 1, kClasses});
 
 const Samples& truth() {
   static const Samples known = sample(*on_cpu()->lane, kGood);
@@ -69,6 +69,7 @@ void test_device_calls() {
   const HostPtr host = on_device();
   for (const char* kind : {"to_device", "apply", "step", "advance", "finish", "record", "query"}) {
     for (int after : {1, 2, 7}) {
+      if (kIsSlow && after == 7) continue;
       const std::unique_ptr<Job> job = submit(*host->lane, kGood);
       while (job->request->rows_done() < 3 && !job->request->is_finished()) std::this_thread::yield();
       emulated::set((std::string("fail ") + kind).c_str(), after);
@@ -172,19 +173,19 @@ struct Counts {
 
 // From the first tick that ran to the last but one, as the network sees them.
 void test_nothing_between_the_first_and_the_last_tick() {
-  static std::atomic<int64_t> ticks{0};
+  constexpr int kTicks = kIsSlow ? 40 : 200;
   for (Form form : {Form::kPlain, Form::kCaptured, Form::kRaw}) {
     for (bool any_batch : {true, false}) {
       NetworkOptions network;
       network.form = form;
       network.any_batch = any_batch;
       const HostPtr host = on_device(network);
-      RequestOptions o = asks(4, 5, "ddpm", 200, 0, 2, {0, 1, 2, kClasses});
+      RequestOptions o = asks(4, 5, "ddpm", kTicks, 0, 2, {0, 1, 2, kClasses});
       const Samples first = sample(*host->lane, o);  // tables, graphs and buckets are made
       const auto job = submit(*host->lane, o);
       while (job->request->rows_done() < 12) std::this_thread::yield();
       const Counts before = Counts::now();
-      while (job->request->rows_done() < 4 * 190) std::this_thread::yield();
+      while (job->request->rows_done() < 4 * (kTicks - 10)) std::this_thread::yield();
       const Counts after = Counts::now();
       job->request->wait(-1);
       CHECK(same(job->out, first));
@@ -195,7 +196,7 @@ void test_nothing_between_the_first_and_the_last_tick() {
       CHECK(after.capture == before.capture);
       CHECK(after.query > before.query);
       const int64_t launched = after.launch - before.launch;
-      CHECK(form == Form::kPlain ? launched == 0 : launched >= 180 && launched <= 200);
+      CHECK(form == Form::kPlain ? launched == 0 : launched >= kTicks - 20 && launched <= kTicks);
     }
   }
 }

@@ -28,7 +28,7 @@ SOURCES = [
     path.relative_to(ROOT).as_posix()
     for folder in ("kernels", "csrc")
     for path in sorted((ROOT / folder).rglob("*"))
-    if path.suffix in (".h", ".hpp", ".cpp", ".cu")
+    if path.suffix in (".h", ".hpp", ".cpp", ".cu", ".cuh")
 ]
 C_HEADERS = {"stddef.h", "stdint.h"}
 
