@@ -16,6 +16,18 @@
 
 #include "float16.h"
 
+// Not in an unnamed namespace: its implementation is another library's, which a compiler there may rule out.
+struct Logger {
+  virtual int32_t language() const noexcept = 0;
+  struct Info {
+    const char* kind;
+    int32_t major, minor;
+  };
+  virtual Info info() const noexcept = 0;
+  virtual ~Logger() = default;
+  virtual void log(int32_t severity, const char* message) noexcept = 0;
+};
+
 namespace {
 
 using ddpm_rt::bfloat16_to_float;
@@ -35,16 +47,6 @@ struct Control {
   void (*enqueue)(void* stream, void (*work)(void*), void* user) = nullptr;
 } control;
 
-struct Logger {
-  virtual int32_t language() const noexcept = 0;
-  struct Info {
-    const char* kind;
-    int32_t major, minor;
-  };
-  virtual Info info() const noexcept = 0;
-  virtual ~Logger() = default;
-  virtual void log(int32_t severity, const char* message) noexcept = 0;
-};
 Logger* logger = nullptr;
 
 bool refuse(const std::string& message) {
@@ -64,18 +66,7 @@ struct Port {
   }
 };
 
-// {table, impl} as the library hands it out; impl's first word is its own table of methods.
 using Method = void (*)();
-struct Impl {
-  Method* table;
-  virtual ~Impl() = default;  // behind `table`: never reached through it
-};
-template <class T>
-struct Outer {
-  void** table;
-  void* impl;
-  T body;
-};
 
 struct Engine {
   std::vector<Port> ports;
@@ -110,7 +101,7 @@ struct Context {
   std::deque<Work> works;  // recorded ones are run again and again
 };
 
-// Methods get impl, which is a pointer to the table's address; the body lies right behind it.
+// What the library hands out is {table, impl}. Methods get impl, whose first word is its own table; the body lies behind.
 template <class T>
 struct Box {
   Method* table;
@@ -130,7 +121,7 @@ template <class T>
 struct Handle {
   void** table;
   void* impl;
-  void* own[2];
+  void* own[2];  // [1]: the destructor that frees
   Box<T> box;
   static void destroy(void* self) { delete static_cast<Handle*>(self); }
 };
