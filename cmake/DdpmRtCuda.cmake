@@ -12,7 +12,8 @@
 set(DDPM_RT_CUDA_ARCHITECTURES "80;90;100;120" CACHE STRING "Compute capabilities of libddpm_rt_cuda")
 set(DDPM_RT_HAS_CUDA FALSE)
 # An editable install builds anew each time: there it has to be asked for (pip install -e . -C cmake.define.DDPM_RT_CUDA=ON).
-if(DDPM_RT_CUDA STREQUAL "OFF" OR (DDPM_RT_CUDA STREQUAL "AUTO" AND (DDPM_RT_SANITIZE OR SKBUILD_STATE STREQUAL "editable")))
+if(DDPM_RT_CUDA STREQUAL "OFF" OR
+   (DDPM_RT_CUDA STREQUAL "AUTO" AND (DDPM_RT_SANITIZE OR CMAKE_CROSSCOMPILING OR SKBUILD_STATE STREQUAL "editable")))
   return()
 endif()
 find_program(DDPM_RT_NVCC nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)

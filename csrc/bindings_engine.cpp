@@ -10,6 +10,8 @@ namespace {
 
 using Text = std::optional<std::string>;
 
+constexpr size_t kRowBytes = 256;
+
 class Request {
  public:
   Request(ddpm_rt::Request request, py::array out, std::shared_ptr<PythonCallback> callback)
@@ -32,7 +34,8 @@ class Request {
     const ddpm_rt::Result r = request_->result();
     return py::dict(py::arg("labels") = Int64Array(static_cast<py::ssize_t>(r.labels.size()), r.labels.data()),
                     py::arg("seeds") = UInt64Array(static_cast<py::ssize_t>(r.seeds.size()), r.seeds.data()),
-                    py::arg("bad") = py::tuple(py::cast(r.bad)), py::arg("nfe") = r.nfe, py::arg("seconds") = r.seconds);
+                    py::arg("bad") = py::tuple(py::cast(r.bad)), py::arg("nfe") = r.nfe, py::arg("seconds") = r.seconds,
+                    py::arg("steps") = r.steps);
   }
 
  private:
@@ -97,7 +100,8 @@ class Engine {
   std::unique_ptr<Request> submit(py::array out, const Shape& shape, int64_t n, const std::optional<Int64Array>& labels,
                                   std::optional<double> scale, const Text& sampler, std::optional<int> steps,
                                   std::optional<double> eta, const Text& clip, const Text& variance, const Text& grid,
-                                  std::optional<uint64_t> seed, const std::optional<UInt64Array>& seeds,
+                                  const Text& compat, const Text& sampler_options, const std::optional<py::bytes>& rows,
+                                  double init_sigma, std::optional<uint64_t> seed, const std::optional<UInt64Array>& seeds,
                                   const std::optional<FloatArray>& latents, const std::optional<FloatArray>& x_init,
                                   bool keep_nonfinite, py::object callback) {
     const auto engine = opened();
@@ -111,6 +115,11 @@ class Engine {
     o.clip = clip.value_or("");
     o.variance = variance.value_or("");
     o.grid = grid.value_or("");
+    o.compat = compat;
+    o.sampler_options = sampler_options.value_or("");
+    std::string table;
+    if (rows) table = static_cast<std::string>(*rows), o.rows = table.data(), o.row_count = table.size() / kRowBytes;
+    o.init_sigma = init_sigma;
     o.seed = seed;
     if (seeds) o.seeds.assign(seeds->data(), seeds->data() + seeds->size());
     if (latents) o.latents = latents->data(), o.latent_elements = static_cast<size_t>(latents->size());
@@ -191,7 +200,8 @@ void bind_engine(py::module_& m) {
       .def("close", &Engine::close)
       .def("info", &Engine::info)
       .def("submit", &Engine::submit, arg("out").noconvert(), arg("shape"), py::kw_only(), arg("n"), arg("labels").noconvert(),
-           arg("scale"), arg("sampler"), arg("steps"), arg("eta"), arg("clip"), arg("variance"), arg("grid"), arg("seed"),
+           arg("scale"), arg("sampler"), arg("steps"), arg("eta"), arg("clip"), arg("variance"), arg("grid"), arg("compat"),
+           arg("sampler_options"), arg("rows"), arg("init_sigma"), arg("seed"),
            arg("seeds").noconvert(), arg("latents").noconvert(), arg("x_init").noconvert(), arg("keep_nonfinite"), arg("callback"))
       .def("denoiser_error", &Engine::denoiser_error, arg("message"))
       .def("forget_denoiser_error", &Engine::forget_denoiser_error);

@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr size_t kRowBytes = 256;
+constexpr size_t kRowBytes = 256, kExactRowBytes = 42 * sizeof(double);
 
 [[noreturn]] void refuse(ddpm_rt_status status, const std::string& message) { throw ddpm_rt::Exception(status, message); }
 
@@ -48,9 +48,12 @@ DoubleArray alpha_bar(const std::string& schedule, int64_t T) {
   return DoubleArray(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-py::tuple rows(const DoubleArray& alpha_bar, const std::string& prediction, const std::string& sampler, int32_t steps,
-               double eta, std::optional<std::string> clip, std::optional<std::string> variance,
-               std::optional<std::string> grid) {
+using Text = std::optional<std::string>;
+
+// is_exact: rows of 42 float64 instead of 256 bytes.
+py::tuple rows(const DoubleArray& alpha_bar, const std::string& model, const std::string& sampler, int32_t steps, double eta,
+               const Text& clip, const Text& variance, const Text& grid, const Text& compat, const Text& sampler_options,
+               bool is_exact) {
   ddpm_rt_sample_options o;
   ddpm_rt_sample_options_init(&o, sizeof o);
   o.sampler = sampler.c_str();
@@ -59,13 +62,27 @@ py::tuple rows(const DoubleArray& alpha_bar, const std::string& prediction, cons
   o.clip = clip ? clip->c_str() : nullptr;
   o.variance = variance ? variance->c_str() : nullptr;
   o.grid = grid ? grid->c_str() : nullptr;
+  o.compat = compat ? compat->c_str() : nullptr;
+  o.sampler_options = sampler_options ? sampler_options->c_str() : nullptr;
   ddpm_rt_string* table = nullptr;
   size_t count = 0;
   double init_sigma = 1;
   const size_t T = static_cast<size_t>(alpha_bar.size());
-  ddpm_rt::check(ddpm_rt_rows(alpha_bar.data(), T, prediction.c_str(), &o, &table, &count, &init_sigma));
+  const auto compile = is_exact ? &ddpm_rt_rows_f64 : &ddpm_rt_rows;
+  ddpm_rt::check(compile(alpha_bar.data(), T, model.c_str(), &o, &table, &count, &init_sigma));
   std::unique_ptr<ddpm_rt_string, void (*)(ddpm_rt_string*)> holder(table, &ddpm_rt_string_release);
-  return py::make_tuple(py::bytes(ddpm_rt_string_data(table), count * kRowBytes), init_sigma);
+  return py::make_tuple(py::bytes(ddpm_rt_string_data(table), count * (is_exact ? kExactRowBytes : kRowBytes)), init_sigma);
+}
+
+void check_rows(const py::buffer& table, double init_sigma) {
+  const py::buffer_info rows = table.request();
+  ddpm_rt::check(ddpm_rt_rows_check(rows.ptr, static_cast<size_t>(rows.size * rows.itemsize) / kRowBytes, init_sigma));
+}
+
+std::string samplers() {
+  ddpm_rt_string* json = nullptr;
+  ddpm_rt::check(ddpm_rt_samplers(&json));
+  return ddpm_rt::take(json);
 }
 
 void step(FloatArray x, const FloatArray& eps, const std::optional<FloatArray>& eps_uncond, const py::buffer& table, size_t index,
@@ -129,8 +146,10 @@ void bind_pieces(py::module_& m) {
   // noconvert everywhere: a silent copy of an output would be written and thrown away.
   m.def("noise", &noise, arg("seed"), arg("index"), arg("stream"), arg("out").noconvert());
   m.def("alpha_bar", &alpha_bar, arg("schedule"), arg("T"));
-  m.def("rows", &rows, arg("alpha_bar"), arg("prediction"), arg("sampler"), arg("steps"), arg("eta"), arg("clip"),
-        arg("variance"), arg("grid"));
+  m.def("rows", &rows, arg("alpha_bar"), arg("model"), arg("sampler"), arg("steps"), arg("eta"), arg("clip"), arg("variance"),
+        arg("grid"), arg("compat"), arg("sampler_options"), arg("exact"));
+  m.def("check_rows", &check_rows, arg("rows"), arg("init_sigma"));
+  m.def("samplers", &samplers);
   m.def("step", &step, arg("x").noconvert(), arg("eps").noconvert(), arg("eps_uncond").noconvert(), arg("rows"),
         arg("index"), arg("scale"), arg("seeds").noconvert(), arg("history").noconvert(), arg("ring"),
         arg("anchor").noconvert(), arg("input").noconvert(), arg("x0").noconvert(), arg("guide").noconvert() = py::none(),

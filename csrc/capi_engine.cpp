@@ -53,6 +53,7 @@ void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_
   ddpm_rt_sample_options full{};
   full.n = 1;
   full.scale = full.eta = std::numeric_limits<double>::quiet_NaN();
+  full.init_sigma = 1;
   ddpm_rt::write_struct(full, options, struct_size);
 }
 
@@ -164,6 +165,7 @@ ddpm_rt_status ddpm_rt_request_result(const ddpm_rt_request* request, ddpm_rt_re
     full.bad_count = request->bad.size();
     full.nfe = r.spec().nfe;
     full.seconds = r.seconds();
+    full.steps = r.spec().table->steps;
     ddpm_rt::write_struct(full, result, result->struct_size);
     return DDPM_RT_OK;
   });

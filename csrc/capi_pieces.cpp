@@ -7,6 +7,7 @@
 #include "request.h"
 #include "schedule.h"
 #include "solver.h"
+#include "spec.h"
 #include "step.h"
 
 using ddpm_rt::Code;
@@ -74,6 +75,31 @@ void expect_count(size_t count, size_t elements) {
   }
 }
 
+struct Compiled {
+  ddpm_rt::Schedule schedule;
+  ddpm_rt::Prediction prediction;
+  ddpm_rt::SolverOptions options;
+};
+
+Compiled read_compiled(const double* alpha_bar, size_t T, const char* model, const ddpm_rt_sample_options* options) {
+  if (T > 0) expect_given(alpha_bar, "alpha_bar");
+  const auto read = ddpm_rt::read_struct(options, "sample_options", &ddpm_rt_sample_options_init);
+  Compiled c;
+  ddpm_rt::read_model(model != nullptr ? model : "", std::vector<double>(alpha_bar, alpha_bar + T), &c.schedule, &c.prediction);
+  ddpm_rt::SolverOptions& o = c.options;
+  if (read.compat != nullptr && read.compat[0] != '\0') o.compat = read.compat, o.clip.clear();
+  if (read.sampler != nullptr) o.sampler = read.sampler;
+  const std::vector<std::string>& clips = ddpm_rt::find_sampler(o.sampler).clips;
+  if (o.compat.empty() && clips.empty()) o.clip = "none";
+  if (read.clip != nullptr) o.clip = read.clip;
+  if (read.variance != nullptr) o.variance = read.variance;
+  if (read.grid != nullptr) o.grid = read.grid;
+  o.eta = read.eta;
+  o.steps = read.steps;
+  if (read.sampler_options != nullptr) ddpm_rt::read_sampler_options(read.sampler_options, &o);
+  return c;
+}
+
 }  // namespace
 
 extern "C" {
@@ -82,29 +108,13 @@ void ddpm_rt_noise(uint64_t seed, uint32_t index, uint32_t stream, size_t first,
   if (out != nullptr && count > 0) ddpm_rt::fill_normals(seed, index, stream, first, count, out);
 }
 
-ddpm_rt_status ddpm_rt_rows(const double* alpha_bar, size_t T, const char* prediction,
-                            const ddpm_rt_sample_options* options, ddpm_rt_string** rows, size_t* count, double* init_sigma) {
+ddpm_rt_status ddpm_rt_rows(const double* alpha_bar, size_t T, const char* model, const ddpm_rt_sample_options* options,
+                            ddpm_rt_string** rows, size_t* count, double* init_sigma) {
   return guarded([&] {
     expect_given(rows, "rows");
     *rows = nullptr;
-    expect_given(alpha_bar, "alpha_bar");
-    const auto read = ddpm_rt::read_struct(options, "sample_options", &ddpm_rt_sample_options_init);
-    const ddpm_rt::Schedule schedule = ddpm_rt::schedule_from_alpha_bar(std::vector<double>(alpha_bar, alpha_bar + T));
-    ddpm_rt::Prediction network;
-    if (prediction != nullptr) network.type = prediction;
-    ddpm_rt::SolverOptions o;
-    if (read.sampler != nullptr) o.sampler = read.sampler;
-    if (read.clip != nullptr) o.clip = read.clip;
-    if (read.variance != nullptr) o.variance = read.variance;
-    if (read.grid != nullptr) o.grid = read.grid;
-    o.eta = std::isnan(read.eta) ? 0 : read.eta;
-    if (read.steps < 0) throw Error(Code::kOption, "steps: expected 1 or more, got " + std::to_string(read.steps));
-    o.steps = read.steps;
-    for (const ddpm_rt::SamplerInfo& s : ddpm_rt::samplers()) {
-      const int usual = s.default_steps > 0 && s.default_steps < schedule.T() ? s.default_steps : schedule.T();
-      if (read.steps == 0 && s.name == o.sampler) o.steps = usual;
-    }
-    const ddpm_rt::Table table = ddpm_rt::compile_table(schedule, network, o);
+    const Compiled c = read_compiled(alpha_bar, T, model, options);
+    const ddpm_rt::Table table = ddpm_rt::compile_table(c.schedule, c.prediction, c.options);
     *rows = new ddpm_rt_string{
         std::string(reinterpret_cast<const char*>(table.rows.data()), table.rows.size() * sizeof(StepRow))};
     if (count != nullptr) *count = table.rows.size();
@@ -117,6 +127,40 @@ void ddpm_rt_step_operands_init(ddpm_rt_step_operands* operands, size_t struct_s
   ddpm_rt_step_operands full;
   std::memset(&full, 0, sizeof full);
   ddpm_rt::write_struct(full, operands, struct_size);
+}
+
+ddpm_rt_status ddpm_rt_rows_f64(const double* alpha_bar, size_t T, const char* model, const ddpm_rt_sample_options* options,
+                                ddpm_rt_string** rows, size_t* count, double* init_sigma) {
+  return guarded([&] {
+    expect_given(rows, "rows");
+    *rows = nullptr;
+    const Compiled c = read_compiled(alpha_bar, T, model, options);
+    const ddpm_rt::TableF64 table = ddpm_rt::compile_rows(c.schedule, c.prediction, c.options);
+    std::vector<double> fields(table.rows.size() * ddpm_rt::kRowFields);
+    for (size_t i = 0; i < table.rows.size(); ++i) ddpm_rt::row_fields(table.rows[i], &fields[i * ddpm_rt::kRowFields]);
+    *rows = new ddpm_rt_string{std::string(reinterpret_cast<const char*>(fields.data()), fields.size() * sizeof(double))};
+    if (count != nullptr) *count = table.rows.size();
+    if (init_sigma != nullptr) *init_sigma = table.init_sigma;
+    return DDPM_RT_OK;
+  });
+}
+
+ddpm_rt_status ddpm_rt_rows_check(const void* rows, size_t count, double init_sigma) {
+  return guarded([&] {
+    if (count > 0) expect_given(rows, "rows");
+    std::vector<StepRow> copy(count);
+    if (count > 0) std::memcpy(copy.data(), rows, count * sizeof(StepRow));
+    ddpm_rt::table_from_rows(std::move(copy), init_sigma, ddpm_rt::kCpuFlags);
+    return DDPM_RT_OK;
+  });
+}
+
+ddpm_rt_status ddpm_rt_samplers(ddpm_rt_string** json) {
+  return guarded([&] {
+    expect_given(json, "json");
+    *json = new ddpm_rt_string{ddpm_rt::samplers_json()};
+    return DDPM_RT_OK;
+  });
 }
 
 ddpm_rt_status ddpm_rt_step(float* x, const float* eps, const float* eps_uncond, const void* row, const void* next_row,

@@ -239,12 +239,19 @@ std::string Engine::info() const {
   json["num_classes"] = spec_.num_classes;
   json["class_names"] = spec_.class_names;
   json["prediction"] = spec_.prediction.type;
-  json["schedule"] = {{"T", spec_.schedule.T()},
-                      {"alpha_bar_first", spec_.schedule.alpha_bar.front()},
-                      {"alpha_bar_last", spec_.schedule.alpha_bar.back()}};
-  const SolverOptions& d = spec_.defaults;
+  const Level least = level_at(spec_.schedule, last_time(spec_.schedule)), most = level_at(spec_.schedule, first_time(spec_.schedule));
+  json["schedule"] = {{"kind", spec_.schedule.kind},
+                      {"T", spec_.schedule.T()},
+                      {"alpha_bar_first", least.alpha * least.alpha},
+                      {"alpha_bar_last", most.alpha * most.alpha}};
+  if (spec_.schedule.is_discrete()) {  // exactly as given
+    json["schedule"]["alpha_bar_first"] = spec_.schedule.alpha_bar.front();
+    json["schedule"]["alpha_bar_last"] = spec_.schedule.alpha_bar.back();
+  }
+  const SolverOptions& d = spec_.resolved;
   json["defaults"] = {{"sampler", d.sampler}, {"steps", d.steps}, {"scale", spec_.default_scale}, {"eta", d.eta},
-                      {"clip", d.clip},       {"grid", d.grid},   {"variance", d.variance}};
+                      {"clip", d.clip},       {"grid", d.grid},   {"variance", d.variance},
+                      {"compat", d.compat}};
   json["row_version"] = kRowVersion;
   json["rng_version"] = kRngVersion;
   json["fingerprint"] = fingerprint(report);

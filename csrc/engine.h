@@ -53,6 +53,7 @@ class Engine {
   std::string device_name() const;
   std::string device_facts() const;
   void expect_parent() const;
+  SolverOptions solver_options_for(const ddpm_rt_sample_options& options) const;
   std::shared_ptr<const Table> table_for(const ddpm_rt_sample_options& options);
   void set_images(const ddpm_rt_sample_options& options, RequestSpec* request) const;
   void set_labels(const ddpm_rt_sample_options& options, RequestSpec* request) const;

@@ -44,32 +44,50 @@ uint64_t fresh_seed() {
 
 }  // namespace
 
-std::shared_ptr<const Table> Engine::table_for(const ddpm_rt_sample_options& options) {
+// A call that names another sampler, or a project's conventions, takes nothing of the plan's own but the clip, and the grid
+// where the sampler has none of its own.
+SolverOptions Engine::solver_options_for(const ddpm_rt_sample_options& options) const {
   SolverOptions o = spec_.defaults;
-  o.sampler = chosen(options.sampler, o.sampler);
-  const SamplerInfo* sampler = nullptr;
-  std::string known;
-  for (const SamplerInfo& info : samplers()) {
-    known += (known.empty() ? "" : ", ") + info.name;
-    if (info.name == o.sampler) sampler = &info;
+  const std::string name = chosen(options.sampler, o.sampler);
+  const SamplerInfo& sampler = find_sampler(name);
+  if (options.compat != nullptr || name != o.sampler) {
+    o = SolverOptions();
+    o.sampler = name;
+    o.compat = chosen(options.compat, "");
+    o.clip_lo = spec_.defaults.clip_lo;
+    o.clip_hi = spec_.defaults.clip_hi;
+    const std::string& clip = spec_.resolved.clip;
+    const bool takes_clip = std::find(sampler.clips.begin(), sampler.clips.end(), clip) != sampler.clips.end();
+    o.clip = !o.compat.empty() ? "" : takes_clip ? clip : "none";
+    const bool has_own_grid = sampler.default_grid != "leading" || spec_.resolved.grid == "list";
+    if (o.compat.empty() && spec_.defaults.compat.empty() && !has_own_grid) o.grid = spec_.defaults.grid;
   }
-  if (sampler == nullptr) refuse(Code::kOption, "sampler: expected one of " + known + ", got \"" + o.sampler + "\"");
-  const bool is_plans_own = o.sampler == spec_.defaults.sampler;
   if (options.steps < 0) refuse(Code::kOption, "steps: expected 1 or more, got " + std::to_string(options.steps));
-  const int own_default = sampler->default_steps > 0 ? sampler->default_steps : spec_.schedule.T();
   if (options.steps > 0) o.steps = options.steps;
-  if (options.steps == 0 && (!is_plans_own || o.steps == 0)) o.steps = std::min(own_default, spec_.schedule.T());
   if (std::isinf(options.eta)) refuse(Code::kOption, "eta: expected a number in [0, 1], got " + number(options.eta));
   if (!std::isnan(options.eta)) o.eta = options.eta;
-  else if (!is_plans_own) o.eta = 0;
   o.clip = chosen(options.clip, o.clip);
-  o.variance = chosen(options.variance, is_plans_own ? o.variance : "fixed_small");
+  o.variance = chosen(options.variance, o.variance);
   o.grid = chosen(options.grid, o.grid);
+  if (options.sampler_options != nullptr) read_sampler_options(options.sampler_options, &o);
+  return o;
+}
 
+std::shared_ptr<const Table> Engine::table_for(const ddpm_rt_sample_options& options) {
+  if (options.rows != nullptr) {
+    const bool names_any = options.sampler != nullptr || options.steps != 0 || options.clip != nullptr || options.variance != nullptr ||
+                           options.grid != nullptr || options.compat != nullptr || options.sampler_options != nullptr ||
+                           !std::isnan(options.eta);
+    if (names_any) refuse(Code::kOption, "sampler: expected a table alone, got options of a sampler beside it: the rows say it all");
+    std::vector<StepRow> rows(options.row_count);
+    if (!rows.empty()) std::memcpy(rows.data(), options.rows, rows.size() * sizeof(StepRow));
+    return std::make_shared<const Table>(table_from_rows(std::move(rows), options.init_sigma, kLaneFlags));
+  }
+  const SolverOptions o = solver_options_for(options);
   char eta_bits[40];
   std::snprintf(eta_bits, sizeof eta_bits, "%a", o.eta);
-  const std::string key = o.sampler + "|" + std::to_string(o.steps) + "|" + o.clip + "|" + o.variance +
-                          "|" + o.grid + "|" + eta_bits;
+  const std::string key = o.sampler + "|" + std::to_string(o.steps) + "|" + o.clip + "|" + o.variance + "|" + o.grid + "|" +
+                          o.compat + "|" + eta_bits + "|" + chosen(options.sampler_options, "");
   {
     std::lock_guard<std::mutex> lock(tables_mutex_);
     const auto found = tables_.find(key);
@@ -122,7 +140,6 @@ void Engine::set_output(const ddpm_rt_sample_options& options, void* out, size_t
     refuse(Code::kDevice, "out_on_device: expected an engine on a GPU, got one on the CPU");
   }
   request->out = out;
-  request->truncate = spec_.truncate_uint8;
   request->data_lo = spec_.data_lo;
   request->data_hi = spec_.data_hi;
   if (request->as_uint8) {
@@ -191,6 +208,8 @@ std::shared_ptr<Request> Engine::submit(const ddpm_rt_sample_options& options, v
   }
   request.scale = static_cast<float>(scale);
   request.table = table_for(options);
+  const std::string& rule = request.table->uint8_rule;
+  request.truncate = rule.empty() ? spec_.truncate_uint8 : rule == "truncate";
 
   const size_t n = static_cast<size_t>(options.n);
   if (options.seeds != nullptr) {

@@ -35,18 +35,28 @@ const std::vector<OptionInfo>& option_table() {
        "plan's"},
       {"w", "", "float", "finite", "None", "sample", "Ho & Salimans' guidance weight: scale = 1 + w; excludes scale"},
       {"steps", "num_inference_steps", "int", "1 to the schedule's T", "None", "sample",
-       "network evaluations; None: the plan's for its own sampler, else the sampler's default (ddpm: T)"},
-      {"sampler", "", "choice:ddpm|ddim", "", "None", "sample", "the solver; None: the plan's"},
+       "steps between noise levels, one network evaluation each with most samplers; None: the plan's for its own sampler, else "
+       "the sampler's default (ddpm: T)"},
+      {"sampler", "",
+       "choice:ddpm|ddim|pndm|dpmpp_2m|dpmpp_3m|dpmpp_2m_sde|dpmpp_2s|unipc|euler|euler_ancestral|heun|lms|deis|lcm|langevin|pc",
+       "or a ddpm_rt.Table", "None", "sample", "the solver, docs/samplers.md; None: the plan's"},
       {"eta", "", "float", "0 to 1", "None", "sample",
-       "DDIM eq. 16: 0 is deterministic, 1 has DDPM's posterior variance; ddim only; None: the plan's for its own sampler, else 0"},
+       "share of the noise of an ancestral step (DDIM eq. 16): 0 is deterministic, 1 has DDPM's posterior variance; ddim, "
+       "euler_ancestral, dpmpp_2m_sde, dpmpp_3m and dpmpp_2s; None: the plan's for its own sampler, else the sampler's default"},
       {"clip", "", "choice:none|keep_eps|rederive", "", "None", "sample",
        "x0 is clamped to the data range; rederive computes eps again from the clamped x0, keep_eps keeps the network's; "
        "None: the plan's"},
-      {"variance", "", "choice:fixed_small|fixed_large", "", "None", "sample",
-       "DDPM's posterior variance or beta (section 3.2); ddpm only; None: the plan's for its own sampler, else "
-       "fixed_small"},
-      {"grid", "", "choice:leading|linspace|trailing", "", "None", "sample",
-       "how timesteps are spaced (Lin et al. table 2); None: the plan's"},
+      {"variance", "", "choice:fixed_small|fixed_large|learned|learned_range", "", "None", "sample",
+       "DDPM's posterior variance or beta (section 3.2), or the network's own; ddpm only; None: the plan's for its own sampler, "
+       "else the network's or fixed_small"},
+      {"grid", "", "string", "leading, linspace, trailing, uniform, lcm, karras, exponential, logsnr, edm, ddimN or counts 10,15,20",
+       "None", "sample",
+       "how the levels are spaced, docs/samplers.md; None: the plan's for its own sampler, else the sampler's default"},
+      {"compat", "", "choice:diffusers|guided-diffusion|k-diffusion|edm", "", "None", "sample",
+       "every convention of that project at once, its known defects included: grid, ends, order, clip, variance, uint8 rule; "
+       "None: the plan's for its own sampler, else none"},
+      {"sampler_options", "", "mapping", "names and values, docs/samplers.md", "None", "sample",
+       "options of the one sampler and of its grid, such as order, solver_type, final_sigma, timesteps, rho"},
       {"seed", "", "int", "0 to 2^64 - 1", "None", "sample",
        "image i uses seed + i mod 2^64; excludes seeds; None: a fresh one, returned with the images"},
       {"seeds", "", "array", "n integers, each 0 to 2^64 - 1", "None", "sample", "the seed of each image; excludes seed"},

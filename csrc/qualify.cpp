@@ -12,6 +12,7 @@ namespace ddpm_rt {
 namespace {
 
 constexpr uint64_t kProbeSeed = 0x9e3779b97f4a7c15u;
+constexpr int kProbeTimes = 1000;  // of continuous time
 
 double run_phase(Denoiser& denoiser, Variant v, int rows) {
   std::vector<Call> calls;
@@ -53,14 +54,16 @@ Probe run_probe(Denoiser& denoiser, const Evaluations& e, const ModelSpec& spec,
   const int rows = v.capacity();
   const SavedInputs saved(e, limits, static_cast<size_t>(rows));
   const auto is_fixed = [&v](int row) { return row % v.bucket == 0 || row % v.bucket == v.bucket - 1; };
-  const int T = spec.schedule.T();
+  const int T = spec.schedule.is_discrete() ? spec.schedule.T() : kProbeTimes;
+  const double most = first_time(spec.schedule), least = last_time(spec.schedule);
   for (int row = 0; row < rows; ++row) {
     const bool fixed = is_fixed(row);
     const size_t r = static_cast<size_t>(row);
     fill_normals(kProbeSeed + (fixed ? 0 : r), 0, kStreamInit, 0, N, e.x + r * N);
     const int index = fixed ? T / 2 : (row * 37) % T;
     const int64_t label = fixed || spec.num_classes == 0 ? 0 : row % (spec.num_classes + 1);
-    set_row(denoiser, e, limits, r, static_cast<float>(index * spec.prediction.time_scale), label);
+    const double at = spec.schedule.is_discrete() ? index : least + (most - least) * (index + 0.5) / T;
+    set_row(denoiser, e, limits, r, static_cast<float>(network_time(spec.schedule, spec.prediction, level_at(spec.schedule, at))), label);
   }
   Probe probe;
   probe.seconds = run_phase(denoiser, v, rows);

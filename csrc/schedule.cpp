@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <cstdio>
 
 #include "error.h"
@@ -55,12 +54,6 @@ std::vector<double> betas_from_continuous(F alpha_bar_at, int T) {
 
 double sigmoid(double v) { return 1 / (1 + std::exp(-v)); }
 
-// numerator / denominator to the nearest integer, halves to even, from integers only.
-int64_t round_half_even(int64_t numerator, int64_t denominator) {
-  const int64_t quotient = numerator / denominator, twice = 2 * (numerator % denominator);
-  return quotient + (twice > denominator || (twice == denominator && quotient % 2 == 1) ? 1 : 0);
-}
-
 }  // namespace
 
 Schedule schedule_from_alpha_bar(std::vector<double> alpha_bar) {
@@ -77,7 +70,9 @@ Schedule schedule_from_alpha_bar(std::vector<double> alpha_bar) {
       throw Error(Code::kOption, field + ": expected 0 at the last timestep only, got 0 before it");
     }
   }
-  return Schedule{std::move(alpha_bar)};
+  Schedule schedule;
+  schedule.alpha_bar = std::move(alpha_bar);
+  return schedule;
 }
 
 Schedule schedule_from_betas(const std::vector<double>& betas) {
@@ -131,35 +126,6 @@ Schedule zero_terminal_snr(const Schedule& s) {
     alpha_bar[t] = root * root;
   }
   return schedule_from_alpha_bar(std::move(alpha_bar));
-}
-
-std::vector<int> timesteps(const std::string& grid, int T, int steps) {
-  check_length(T < 0 ? 0 : static_cast<size_t>(T));
-  if (steps < 1 || steps > T) {
-    throw Error(Code::kOption, "steps: expected 1 to " + std::to_string(T) + " (the schedule's timesteps), got " +
-                                   std::to_string(steps));
-  }
-  std::vector<int> visited(steps);
-  for (int k = 0; k < steps; ++k) {  // k counts from the end of sampling, so visited[steps - 1 - k] is k-th from t = 0
-    int64_t t;
-    if (grid == "leading") {
-      t = static_cast<int64_t>(k) * (T / steps);
-    } else if (grid == "linspace") {
-      t = steps == 1 ? 0 : round_half_even(static_cast<int64_t>(k) * (T - 1), steps - 1);
-    } else if (grid == "trailing") {
-      t = round_half_even(static_cast<int64_t>(T) * (k + 1), steps) - 1;
-    } else {
-      throw Error(Code::kOption, "grid: expected leading, linspace or trailing, got \"" + grid + "\"");
-    }
-    visited[steps - 1 - k] = static_cast<int>(t);
-  }
-  for (int i = 0; i < steps; ++i) {
-    if (visited[i] < 0 || visited[i] >= T || (i > 0 && visited[i] >= visited[i - 1])) {
-      throw Error(Code::kInternal, "grid: expected strictly decreasing timesteps, got " + std::to_string(visited[i]) +
-                                       " at " + std::to_string(i));
-    }
-  }
-  return visited;
 }
 
 }  // namespace ddpm_rt

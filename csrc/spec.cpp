@@ -13,55 +13,7 @@ using nlohmann::json;
 
 constexpr int64_t kMaxElements = int64_t{1} << 31;
 constexpr int64_t kMaxClasses = int64_t{1} << 31;
-constexpr int64_t kMaxTimesteps = 1 << 16;
-
-json parse_json(const std::string& text, Code code) {
-  if (text.empty() || text.size() > kMaxManifestBytes) {
-    throw Error(code, "manifest: expected 1 to " + std::to_string(kMaxManifestBytes) + " bytes of JSON, got " +
-                          std::to_string(text.size()));
-  }
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > kMaxJsonDepth) {
-        throw Error(code, "manifest: expected JSON nested at most " + std::to_string(kMaxJsonDepth) + " deep, got more");
-      }
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
-  const auto printable = [](std::string words) {
-    std::replace_if(words.begin(), words.end(), [](char c) { return c < 0x20 || c > 0x7e; }, '?');
-    return words.substr(0, 300);
-  };
-  std::vector<std::set<std::string>> keys;  // of the objects now open: readers differ in which of two equal keys counts
-  std::string duplicate;
-  bool is_unique = true;
-  const auto watch = [&](int, json::parse_event_t event, json& parsed) {
-    if (event == json::parse_event_t::object_start) keys.emplace_back();
-    if (event == json::parse_event_t::object_end) keys.pop_back();
-    if (event == json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second && is_unique) {
-      is_unique = false;
-      duplicate = parsed.get<std::string>();
-    }
-    return true;
-  };
-  json document;
-  try {
-    document = json::parse(text, watch);
-  } catch (const std::exception& e) {
-    throw Error(code, "manifest: expected JSON in UTF-8, got " + printable(e.what()));
-  }
-  if (!is_unique) throw Error(code, "manifest: expected each key once in an object, got \"" + printable(duplicate) + "\" twice");
-  return document;
-}
+constexpr int64_t kMostSteps = 1 << 16;
 
 void parse_versions(const Field& root) {
   root["format"].integer(1, 1);
@@ -125,52 +77,18 @@ void parse_classes(const Field& root, const Sections& sections, ModelSpec* spec)
   }
 }
 
-void parse_prediction(const Field& root, const Sections& sections, ModelSpec* spec) {
-  const Field type = root["prediction"], variance = root["variance"], time = root["time"];
-  if (sections.exist || type.is_present()) spec->prediction.type = type.one_of({"eps", "x0", "v"});
-  if (variance.is_present() && variance.one_of({"fixed", "learned", "learned_range"}) != "fixed") {
-    variance.refuse("\"fixed\": learned variances have no executor in this version");
-  }
-  if (time.is_present()) {
-    if (time["type"].is_present()) time["type"].one_of({"index"});
-    if (time["scale"].is_present()) spec->prediction.time_scale = time["scale"].real();
-    if (!(spec->prediction.time_scale > 0)) time["scale"].refuse("a number above 0");
-  }
-}
-
-void parse_schedule(const Field& root, const Sections& sections, const std::vector<double>* given, ModelSpec* spec) {
-  std::vector<double> alpha_bar;
-  if (given != nullptr) {
-    alpha_bar = *given;
-  } else {
-    const Field schedule = root["schedule"];
-    const int64_t T = schedule["T"].integer(1, kMaxTimesteps);
-    const std::string section = section_name(schedule["section"], sections, static_cast<uint64_t>(T) * 8);
-    const std::vector<uint8_t> data = sections.read(section);
-    if (data.size() != static_cast<size_t>(T) * 8) schedule["section"].refuse(std::to_string(T * 8) + " bytes", "others");
-    alpha_bar.resize(static_cast<size_t>(T));
-    std::memcpy(alpha_bar.data(), data.data(), data.size());
-  }
-  try {
-    spec->schedule = schedule_from_alpha_bar(std::move(alpha_bar));
-  } catch (const Error& e) {
-    throw Error(sections.code(), std::string("schedule: ") + e.what());
-  }
-}
-
 void parse_defaults(const Field& root, const Sections& sections, ModelSpec* spec) {
   SolverOptions& to = spec->defaults;
   to.clip_lo = spec->data_lo;
   to.clip_hi = spec->data_hi;
   to.clip = spec->role == "image" ? "rederive" : "none";
-  to.steps = 0;
   const Field defaults = root["defaults"];
   if (defaults.is_present()) {
     if (!sections.exist) {  // the caller's own arguments: a misspelt one must not be ignored
-      const auto keys = {"sampler", "steps", "scale", "eta", "clip", "grid", "variance"};
+      const auto keys = {"sampler", "steps", "scale", "eta", "clip", "grid", "variance", "compat", "sampler_options"};
       for (const auto& item : defaults.object().items()) {
         if (std::none_of(keys.begin(), keys.end(), [&](const char* key) { return item.key() == key; })) {
-          defaults[item.key()].refuse("options among sampler, steps, scale, eta, clip, grid, variance",
+          defaults[item.key()].refuse("options among sampler, steps, scale, eta, clip, grid, variance, compat, sampler_options",
                                       "\"" + item.key() + "\"");
         }
       }
@@ -178,32 +96,31 @@ void parse_defaults(const Field& root, const Sections& sections, ModelSpec* spec
     const auto read = [&](const char* key, std::string* text) {
       if (defaults[key].is_present()) *text = defaults[key].text();
     };
+    read("compat", &to.compat);
+    if (!to.compat.empty()) to.clip.clear();  // the project's own, unless said
     read("sampler", &to.sampler);
     read("clip", &to.clip);
     read("grid", &to.grid);
     read("variance", &to.variance);
-    if (defaults["steps"].is_present()) to.steps = static_cast<int>(defaults["steps"].integer(1, spec->schedule.T()));
+    if (defaults["steps"].is_present()) to.steps = static_cast<int>(defaults["steps"].integer(1, spec->schedule.is_discrete() ? spec->schedule.T() : kMostSteps));
     if (defaults["eta"].is_present()) to.eta = defaults["eta"].real();
     if (defaults["scale"].is_present()) spec->default_scale = defaults["scale"].real();
     if (spec->num_classes == 0 && spec->default_scale != 1) {
       defaults["scale"].refuse("1 without conditions: there is nothing to guide");
     }
   }
-  if (to.steps == 0) {
-    for (const SamplerInfo& info : samplers()) {
-      const int own = info.default_steps == 0 ? spec->schedule.T() : info.default_steps;
-      if (info.name == to.sampler) to.steps = std::min(own, spec->schedule.T());
-    }
-  }
   try {
+    parse_sampler_options(defaults.is_present() ? defaults["sampler_options"] : defaults, &to);
     compile_table(spec->schedule, spec->prediction, to);
+    spec->resolved = resolve(spec->schedule, spec->prediction, to);
   } catch (const Error& e) {
-    throw Error(sections.code(), std::string("defaults: ") + e.what());
+    const std::string what = e.what();
+    throw Error(sections.code(), (what.compare(0, 9, "defaults.") == 0 ? "" : "defaults: ") + what);
   }
 }
 
 ModelSpec parse(const std::string& text, const Sections& sections, const std::vector<double>* alpha_bar) {
-  const json document = parse_json(text, sections.code());
+  const json document = parse_json(text, sections.code(), "manifest");
   try {
     const Field root(&document, "", sections.code());
     if (!document.is_object()) throw Error(sections.code(), "manifest: expected an object, got " + root.found());
@@ -212,8 +129,11 @@ ModelSpec parse(const std::string& text, const Sections& sections, const std::ve
     if (root["name"].is_present()) spec.name = root["name"].text();
     parse_sample(root["sample"], &spec);
     parse_classes(root, sections, &spec);
-    parse_prediction(root, sections, &spec);
-    parse_schedule(root, sections, alpha_bar, &spec);
+    parse_prediction(root, sections.exist, &spec.prediction);
+    if (spec.prediction.variance != "fixed") {
+      root["variance"].refuse("\"fixed\": learned variances have no executor in this version");
+    }
+    parse_schedule(root, sections, alpha_bar, &spec.schedule);
     if (sections.exist) {
       parse_networks(root, sections, &spec);
       parse_self_test(root["self_test"], sections, &spec);
@@ -230,6 +150,54 @@ ModelSpec parse(const std::string& text, const Sections& sections, const std::ve
 }
 
 }  // namespace
+
+json parse_json(const std::string& text, Code code, const std::string& what) {
+  if (text.empty() || text.size() > kMaxManifestBytes) {
+    throw Error(code, what + ": expected 1 to " + std::to_string(kMaxManifestBytes) + " bytes of JSON, got " +
+                          std::to_string(text.size()));
+  }
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      if (++depth > kMaxJsonDepth) {
+        throw Error(code, what + ": expected JSON nested at most " + std::to_string(kMaxJsonDepth) + " deep, got more");
+      }
+    } else if (c == '}' || c == ']') {
+      --depth;
+    }
+  }
+  const auto printable = [](std::string words) {
+    std::replace_if(words.begin(), words.end(), [](char c) { return c < 0x20 || c > 0x7e; }, '?');
+    return words.substr(0, 300);
+  };
+  std::vector<std::set<std::string>> keys;  // of the objects now open: readers differ in which of two equal keys counts
+  std::string duplicate;
+  bool is_unique = true;
+  const auto watch = [&](int, json::parse_event_t event, json& parsed) {
+    if (event == json::parse_event_t::object_start) keys.emplace_back();
+    if (event == json::parse_event_t::object_end) keys.pop_back();
+    if (event == json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second && is_unique) {
+      is_unique = false;
+      duplicate = parsed.get<std::string>();
+    }
+    return true;
+  };
+  json document;
+  try {
+    document = json::parse(text, watch);
+  } catch (const std::exception& e) {
+    throw Error(code, what + ": expected JSON in UTF-8, got " + printable(e.what()));
+  }
+  if (!is_unique) throw Error(code, what + ": expected each key once in an object, got \"" + printable(duplicate) + "\" twice");
+  return document;
+}
 
 size_t ModelSpec::elements() const {
   size_t product = 1;

@@ -45,7 +45,8 @@ struct ModelSpec {
   Prediction prediction;
   int64_t num_classes = 0;             // 0: unconditional. The null label is num_classes.
   std::vector<std::string> class_names;
-  SolverOptions defaults;              // sampler, steps, eta, clip, grid, variance
+  SolverOptions defaults;              // as the manifest has them
+  SolverOptions resolved;              // what they come to
   double default_scale = 1.0;
   NetworkSpec network;                 // the denoiser: x, t[, label] -> eps, or x, rows -> eps
   bool has_temb = false;
@@ -65,6 +66,13 @@ ModelSpec parse_manifest(const std::string& manifest_json, const Plan* plan, con
 // The same check for a plan that is about to be written from these sections.
 ModelSpec check_manifest(const std::string& manifest_json,
                          const std::vector<std::pair<std::string, std::vector<uint8_t>>>& sections);
+
+// A JSON object of solver_options(), into `options`. Throws Error(kOption).
+void read_sampler_options(const std::string& text, SolverOptions* options);
+// A prediction by its name, or a JSON object with the manifest's keys prediction, variance, time and schedule (kind and its
+// numbers, where `alpha_bar` is empty). Throws Error(kOption).
+void read_model(const std::string& text, const std::vector<double>& alpha_bar, Schedule* schedule, Prediction* prediction);
+std::string samplers_json();           // {"samplers": [...], "grids": [...]}, for front ends
 
 }  // namespace ddpm_rt
 

@@ -26,6 +26,12 @@ struct Sections {
 void parse_networks(const Field& root, const Sections& sections, ModelSpec* spec);
 void parse_self_test(const Field& test, const Sections& sections, ModelSpec* spec);
 
+void parse_prediction(const Field& root, bool is_required, Prediction* prediction);
+// `given`, if not null nor empty, is a discrete schedule in place of the manifest's.
+void parse_schedule(const Field& root, const Sections& sections, const std::vector<double>* given, Schedule* to);
+void parse_sampler_options(const Field& field, SolverOptions* options);  // absent: nothing
+nlohmann::json parse_json(const std::string& text, Code code, const std::string& what);
+
 // The name of a section that exists, and has exactly `bytes` bytes.
 std::string section_name(const Field& field, const Sections& sections);
 std::string section_name(const Field& field, const Sections& sections, uint64_t bytes);

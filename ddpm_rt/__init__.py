@@ -27,14 +27,18 @@ if TYPE_CHECKING:
     from .images import Images as Images
     from .kernels import noise as noise
     from .kernels import rows as rows
-    from .kernels import samplers as samplers
+    from .tables import Table as Table
+    from .tables import grids as grids
+    from .tables import samplers as samplers
 
 _HOME = {
     "Engine": "engine",
     "Images": "images",
     "noise": "kernels",
     "rows": "kernels",
-    "samplers": "kernels",
+    "samplers": "tables",
+    "grids": "tables",
+    "Table": "tables",
     "__version__": "_core",
     **dict.fromkeys(
         (
@@ -62,6 +66,8 @@ __all__ = [
     "OptionError",
     "PlanError",
     "ShapeError",
+    "Table",
+    "grids",
     "kernels",
     "noise",
     "rows",

@@ -27,15 +27,21 @@ def noise(seed: int, index: int, stream: int, out: NDArray[np.float32]) -> None:
 def alpha_bar(schedule: str, T: int) -> NDArray[np.float64]: ...
 def rows(
     alpha_bar: NDArray[np.float64],
-    prediction: str,
+    model: str,
     sampler: str,
     steps: int,
     eta: float,
     clip: str | None,
     variance: str | None,
     grid: str | None,
+    compat: str | None,
+    sampler_options: str | None,
+    exact: bool,
 ) -> tuple[bytes, float]:
-    """The table's bytes and the sampler's initial sigma."""
+    """The table's bytes and the sampler's initial sigma; exact: rows of 42 float64."""
+
+def check_rows(rows: Any, init_sigma: float) -> None: ...
+def samplers() -> str: ...
 
 def step(
     x: NDArray[np.float32],
@@ -92,6 +98,10 @@ class Engine:
         clip: str | None,
         variance: str | None,
         grid: str | None,
+        compat: str | None,
+        sampler_options: str | None,
+        rows: bytes | None,
+        init_sigma: float,
         seed: int | None,
         seeds: NDArray[np.uint64] | None,
         latents: NDArray[np.float32] | None,

@@ -14,6 +14,7 @@ import numpy as np
 from . import arrays, options
 from .backends import disable_telemetry, find_library
 from .errors import OptionError
+from .tables import Table
 
 MAX_N = 2**31 - 1
 
@@ -44,6 +45,19 @@ def choice(value: Any, field: str) -> str:
     if value not in options.choices(field):
         raise OptionError(f"{field}: expected one of {', '.join(options.choices(field))}, got {value!r}")
     return value
+
+
+def text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise OptionError(f"{field}: expected a text, got {type(value).__name__}")
+    return value
+
+
+def solver_of(sampler: str | Table | None) -> dict[str, Any]:
+    """The arguments that say which rows are run: a name, a table of one's own, or neither."""
+    if isinstance(sampler, Table):
+        return {"sampler": None, "rows": sampler.rows.tobytes(), "init_sigma": sampler.init_sigma}
+    return {"sampler": None if sampler is None else choice(sampler, "sampler"), "rows": None, "init_sigma": 1.0}
 
 
 def label_of(value: Any, class_names: Sequence[str], field: str) -> int:
@@ -133,7 +147,9 @@ def callable_manifest(
     role: str | None,
     data_range: Sequence[float],
     prediction: str,
+    time: str | None,
     time_scale: float,
+    continuous: Mapping[str, Any] | None,
     num_classes: int | None,
     class_names: Sequence[str] | None,
     defaults: Mapping[str, Any] | None,
@@ -146,9 +162,11 @@ def callable_manifest(
         "name": name,
         "sample": {"shape": dims, "range": [arrays.number(v, "data_range") for v in data_range]},
         "prediction": prediction,
-        "time": {"type": "index", "scale": arrays.number(time_scale, "time_scale")},
+        "time": {"type": time, "scale": arrays.number(time_scale, "time_scale")},
         "num_classes": 0 if num_classes is None else arrays.integer(num_classes, "num_classes", 0, 2**31 - 1),
     }
+    if continuous is not None:
+        manifest["schedule"] = dict(continuous)
     if role is not None:
         manifest["sample"]["role"] = role
     if class_names is not None:

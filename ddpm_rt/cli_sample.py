@@ -28,7 +28,7 @@ EXAMPLES = """examples:
 
 # Options of the table that have no flag: arrays and functions; and output, which -o, --outdir and --gif decide.
 NO_FLAG = ("latents", "x_init", "callback", "output")
-_TYPES = {"int": int, "float": float, "string": str}
+_TYPES = {"int": int, "float": float, "string": str, "mapping": str}  # a mapping is JSON, which the engine reads
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

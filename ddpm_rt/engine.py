@@ -16,6 +16,7 @@ import numpy as np
 from . import _core, arrays, call, images, kernels, options, plan_files
 from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
+from .tables import Table, options_json
 
 _SLICE_SECONDS = 0.02  # how long a wait may keep a signal waiting
 _EXIT_SECONDS = 2.0  # how long the interpreter's exit may wait for daemon threads to come back
@@ -82,6 +83,7 @@ class Engine:
         data_range: tuple[float, float] = (-1.0, 1.0),
         role: str | None = None,
         time_scale: float = 1.0,
+        time: str | None = None,
         defaults: Mapping[str, Any] | None = None,
         name: str = "callable",
     ) -> Engine:
@@ -92,21 +94,25 @@ class Engine:
                 null label, or None without classes. B varies. Called from one thread; what it raises becomes the `__cause__`
                 of a BackendError; calling back into this engine is an OptionError.
             shape: of one sample, rank 1 to 4; images are [C, H, W].
-            schedule: a name, betas [T], or {"name", "T"}, {"betas"}, {"alpha_bar"}.
-            prediction: what fn returns: "eps", "x0" or "v".
+            schedule: a name, betas [T], or {"name", "T"}, {"betas"}, {"alpha_bar"}; in continuous time "vp", "sub_vp", "ve", "flow",
+                "edm", or a mapping with that name and its numbers (`ddpm_rt.kernels.noise_model`).
+            prediction: what fn returns: "eps", "x0", "v", "flow", "score", "scaled_score", "energy", "mean", "edm" or
+                "consistency" (docs/samplers.md).
             data_range: of the clean data, for clipping and uint8.
             role: "image", "latent" or "vector"; None: image for rank 3, else vector.
-            time_scale: t = index * time_scale.
-            defaults: sampler, steps, scale, eta, clip, grid, variance.
+            time_scale: fn's t is time_scale times the schedule's time.
+            time: or of "sigma", "log_sigma", "log_half_sigma"; None: the schedule's usual one.
+            defaults: sampler, steps, scale, eta, clip, grid, variance, compat, sampler_options.
         """
         if not callable(fn):
             raise OptionError(f"fn: expected a function of (x, t, labels), got {type(fn).__name__}")
+        alpha_bar, continuous = kernels.noise_model(schedule)
         text = call.callable_manifest(
-            name, shape, role, data_range, prediction, time_scale, num_classes, class_names, defaults
+            name, shape, role, data_range, prediction, time, time_scale, continuous, num_classes, class_names, defaults
         )
         given = call.engine_options("auto", "auto", "auto", None, max_batch, None, None)
         self = cls.__new__(cls)
-        self._open(_core.Engine.from_callable(text, kernels.alpha_bar(schedule), fn, tuple(shape), given))
+        self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), given))
         return self
 
     def _open(self, core: _core.Engine) -> None:
@@ -133,11 +139,13 @@ class Engine:
         scale: float | None = None,
         w: float | None = None,
         steps: int | None = None,
-        sampler: str | None = None,
+        sampler: str | Table | None = None,
         eta: float | None = None,
         clip: str | None = None,
         variance: str | None = None,
         grid: str | None = None,
+        compat: str | None = None,
+        sampler_options: Mapping[str, Any] | None = None,
         seed: int | None = None,
         seeds: Sequence[int] | None = None,
         latents: Any = None,
@@ -157,12 +165,14 @@ class Engine:
                 image's class is drawn from its seed.
             scale: guidance s of u + s (c - u) (Ho & Salimans 2207.12598 eq. 6 with s = 1 + w); 1: conditional only.
             w: Ho & Salimans' weight, scale = 1 + w.
-            steps: network evaluations, 1 to the schedule's T.
-            sampler: "ddpm" (Ho et al. 2006.11239) or "ddim" (Song et al. 2010.02502).
-            eta: DDIM eq. 16, 0 to 1.
+            steps: between noise levels; one network evaluation each with most samplers.
+            sampler: one of `ddpm_rt.samplers()`, with its citation there and in docs/samplers.md; or a `ddpm_rt.Table`.
+            eta: share of the noise of an ancestral step, 0 to 1 (DDIM eq. 16).
             clip: "none", "keep_eps" or "rederive".
-            variance: "fixed_small" or "fixed_large", DDPM section 3.2.
-            grid: "leading", "linspace" or "trailing", Lin et al. 2305.08891 table 2.
+            variance: "fixed_small" or "fixed_large", DDPM section 3.2; "learned", "learned_range" for networks that have them.
+            grid: one of `ddpm_rt.grids()`, "ddimN", or section counts such as "10,15,20".
+            compat: "diffusers", "guided-diffusion", "k-diffusion" or "edm": every convention of that project at once.
+            sampler_options: of the one sampler and its grid, {"order": 3, "final_sigma": "sigma_min", ...}.
             seed: image i uses seed + i mod 2^64. None: a fresh one, in the result's `.seeds`.
             seeds: one per image, instead of seed.
             latents: unit noise to start from, float32 [n, *shape], multiplied by the sampler's initial sigma.
@@ -188,12 +198,14 @@ class Engine:
             "n": n,
             "labels": call.labels_of(given["labels"], n, self._model.class_names),
             "scale": s,
-            "sampler": None if sampler is None else call.choice(sampler, "sampler"),
+            **call.solver_of(sampler),
             "steps": None if given["steps"] is None else arrays.integer(given["steps"], "steps", 1, 2**31 - 1),
             "eta": None if eta is None else arrays.number(eta, "eta"),
             "clip": None if clip is None else call.choice(clip, "clip"),
             "variance": None if variance is None else call.choice(variance, "variance"),
-            "grid": None if grid is None else call.choice(grid, "grid"),
+            "grid": None if grid is None else call.text(grid, "grid"),
+            "compat": None if compat is None else call.choice(compat, "compat"),
+            "sampler_options": options_json(sampler_options),
             "seed": None if seed is None else arrays.integer(seed, "seed", 0, 2**64 - 1),
             "seeds": call.seeds_of(seeds, n),
             "latents": call.initial(latents, "latents", n, self._model),
@@ -241,7 +253,7 @@ class Engine:
         request: _core.Request,
         kind: str,
         given: Mapping[str, Any],
-        sampler: str | None,
+        sampler: str | Table | None,
         s: float | None,
     ) -> Any:
         result = request.result()
@@ -256,8 +268,8 @@ class Engine:
             bad=tuple(result["bad"]),
             settings={
                 "plan": self._model.name,
-                "sampler": sampler or defaults["sampler"],
-                "steps": request.progress()[1] // len(out),
+                "sampler": str(sampler or defaults["sampler"]),
+                "steps": result["steps"],
                 "scale": defaults["scale"] if s is None else s,
                 "backend": info["backend"],
                 "precision": info["precision"],

@@ -41,3 +41,6 @@ ROW = np.dtype(
         ("spare", "<u4", (22,)),
     ]
 )
+
+#: The same fields before rounding: float64 where ROW has float32.
+ROW64 = np.dtype([(n, "<f8", ROW[n].shape) if ROW[n].base == "<f4" else (n, ROW[n]) for n in ROW.names])

@@ -214,20 +214,20 @@ __global__ void __launch_bounds__(kBlock) select_kernel(const __grid_constant__ 
       histogram.next_above = kNoBits;
     }
     __syncthreads();
-    const uint32_t prefix = pass > 0 ? selection.prefix : 0;
+    const Candidates range = candidates_of(pass > 0 ? selection.prefix : 0, pass);
     uint32_t below = 0, greatest_below = 0, next_above = kNoBits;
     for (uint32_t i = blockIdx.x * kBlock + threadIdx.x; i < n; i += gridDim.x * kBlock) {
       const uint32_t bits = magnitude_bits(element.raw_x0(i));
-      if (is_candidate(prefix, pass, bits)) {
-        atomicAdd(&histogram.bins[select_digit(pass, bits)], 1u);
-      } else if (pass == 0) {
+      if (static_cast<int32_t>(bits) < range.first) {
         ++below;
         greatest_below = greatest_below < bits ? bits : greatest_below;
-      } else if (pass == 2 && bits >> 10 > prefix && bits < next_above) {
+      } else if (static_cast<int32_t>(bits) <= range.last) {
+        atomicAdd(&histogram.bins[select_digit(pass, bits)], 1u);
+      } else if (bits < next_above) {
         next_above = bits;
       }
     }
-    if (pass == 0 && below != 0) {
+    if (below != 0) {
       atomicAdd(&histogram.below, below);
       atomicMax(&histogram.greatest_below, greatest_below);
     }
@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(kBlock) select_kernel(const __grid_constant__ 
       if (threadIdx.x == 0) {
         atomicAdd(&kept->below, histogram.below);
         atomicMax(&kept->greatest_below, histogram.greatest_below);
-        atomicMax(&kept->next_above, ~histogram.next_above);
+        atomicMax(&kept->next_above, kNoBits - histogram.next_above);
       }
       if (!is_last_block(&kept->ticket, gridDim.x)) return;
       for (uint32_t b = threadIdx.x; b < kSelectBins; b += kBlock) {
@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(kBlock) select_kernel(const __grid_constant__ 
       if (threadIdx.x == 0) {
         histogram.below = __ldcg(&kept->below);
         histogram.greatest_below = __ldcg(&kept->greatest_below);
-        histogram.next_above = ~__ldcg(&kept->next_above);
+        histogram.next_above = kNoBits - __ldcg(&kept->next_above);
         kept->below = kept->greatest_below = kept->next_above = 0;
       }
     }

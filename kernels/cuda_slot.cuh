@@ -14,7 +14,7 @@ struct SlotScratch {
   NormWeights norm;                            // of NORM
   Selection selection;                         // of THRESHOLD
   uint32_t ticket;                             // blocks of this slot that are done; 0 between launches
-  uint32_t below, greatest_below, next_above;  // of the running pass; next_above is stored inverted: 0 is none
+  uint32_t below, greatest_below, next_above;  // of the running pass; next_above counts down from kNoBits
   uint32_t bins[kSelectBins];                  // zero between launches
 };
 constexpr uint32_t kSums = 4;

@@ -85,7 +85,7 @@ struct Spread {
 constexpr uint32_t kOneBits = 0x3F800000u;
 constexpr uint32_t kSelectBins = 2048;
 constexpr int kSelectPasses = 3;
-constexpr uint32_t kNoBits = 0xFFFFFFFFu;
+constexpr uint32_t kNoBits = 0x7FFFFFFFu;  // no number's
 
 DDPM_RT_HD uint32_t magnitude_bits(float value) { return float_bits(value) & 0x7FFFFFFFu; }
 
@@ -98,8 +98,14 @@ struct Selection {
   float r;
 };
 
-DDPM_RT_HD bool is_candidate(uint32_t prefix, int pass, uint32_t bits) {
-  return pass == 0 ? bits > kOneBits : bits >> (30 - 10 * pass) == prefix;
+// The values that a pass tells apart: bits from first to last. Signed, because AVX2 compares nothing else.
+struct Candidates {
+  int32_t first, last;
+};
+DDPM_RT_HD Candidates candidates_of(uint32_t prefix, int pass) {
+  if (pass == 0) return {static_cast<int32_t>(kOneBits) + 1, 0x7FFFFFFF};
+  const int shift = 30 - 10 * pass;
+  return {static_cast<int32_t>(prefix << shift), static_cast<int32_t>((prefix << shift) + ((1u << shift) - 1))};
 }
 DDPM_RT_HD uint32_t select_digit(int pass, uint32_t bits) {
   return pass == 0 ? bits >> 20 : (bits >> (20 - 10 * pass)) & 1023u;
@@ -144,26 +150,35 @@ struct Histogram {
   uint32_t bins[kSelectBins];
   uint32_t below, greatest_below, next_above;
 };
+// Candidates are gathered before they are counted: whether a value is one cannot be foretold.
 DDPM_RT_HD void count_values(const float* values, size_t n, uint32_t prefix, int pass, Histogram* h) {
-  if (pass == 0) {
-    uint32_t below = 0, greatest = h->greatest_below;
-    for (size_t i = 0; i < n; ++i) {
-      const uint32_t bits = magnitude_bits(values[i]);
-      const uint32_t kept = bits <= kOneBits ? bits : 0;
-      below += bits <= kOneBits;
-      greatest = greatest < kept ? kept : greatest;
+  constexpr size_t kAtOnce = 256;
+  uint32_t found[kAtOnce];
+  const Candidates range = candidates_of(prefix, pass);
+  for (size_t first = 0; first < n; first += kAtOnce) {
+    const size_t run = n - first < kAtOnce ? n - first : kAtOnce;
+    int32_t below = 0, within = 0, greatest_below = static_cast<int32_t>(h->greatest_below);
+    int32_t next_above = static_cast<int32_t>(h->next_above);
+    for (size_t i = 0; i < run; ++i) {
+      const int32_t bits = static_cast<int32_t>(magnitude_bits(values[first + i]));
+      const int32_t is_below = -(bits < range.first), is_at_most_last = -(bits <= range.last);  // masks: no branch
+      const int32_t low = bits & is_below, high = bits | (static_cast<int32_t>(kNoBits) & is_at_most_last);
+      below -= is_below;
+      within += is_below - is_at_most_last;
+      greatest_below = greatest_below < low ? low : greatest_below;
+      next_above = high < next_above ? high : next_above;
     }
-    h->below += below;
-    h->greatest_below = greatest;
-    if (below == n) return;
-  }
-  for (size_t i = 0; i < n; ++i) {
-    const uint32_t bits = magnitude_bits(values[i]);
-    if (is_candidate(prefix, pass, bits)) {
-      h->bins[select_digit(pass, bits)]++;
-    } else if (pass == 2 && bits >> 10 > prefix && bits < h->next_above) {
-      h->next_above = bits;
+    h->below += static_cast<uint32_t>(below);
+    h->greatest_below = static_cast<uint32_t>(greatest_below);
+    h->next_above = static_cast<uint32_t>(next_above);
+    if (within == 0) continue;
+    size_t count = 0;
+    for (size_t i = 0; i < run; ++i) {
+      const int32_t bits = static_cast<int32_t>(magnitude_bits(values[first + i]));
+      found[count] = static_cast<uint32_t>(bits);
+      count += static_cast<size_t>(bits >= range.first) & static_cast<size_t>(bits <= range.last);
     }
+    for (size_t i = 0; i < count; ++i) h->bins[select_digit(pass, found[i])]++;
   }
 }
 DDPM_RT_HD void select_from(const Histogram& h, int pass, float p, float cap, uint32_t n, Selection* s) {

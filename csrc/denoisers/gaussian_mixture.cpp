@@ -1,6 +1,6 @@
 // The exact denoiser of a Gaussian mixture: the loop is tested against it without a network.
 //
-//   x_t = a x_0 + s eps (DDPM eq. 4), a = sqrt(alpha_bar_t), s = sqrt(1 - alpha_bar_t), x_0 ~ sum_k w_k N(mu_k, d_k^2 I)
+//   x_t = a x_0 + s eps, a and s of the schedule's level t, x_0 ~ sum_k w_k N(mu_k, d_k^2 I)
 //   =>  x_t ~ sum_k w_k N(a mu_k, v_k I), v_k = a^2 d_k^2 + s^2; r_k(x) = posterior weight of component k
 //   E[eps | x] = -s * score = s sum_k r_k (x - a mu_k) / v_k          E[x0 | x] = sum_k r_k (mu_k + a d_k^2 (x - a mu_k) / v_k)
 #include <algorithm>
@@ -35,13 +35,18 @@ class GaussianMixture final : public Denoiser {
   GaussianMixture(const ModelSpec& spec, const Plan& plan)
       : K_(spec.network.components),
         N_(spec.elements()),
-        type_(spec.prediction.type),
-        time_scale_(spec.prediction.time_scale),
-        alpha_bar_(spec.schedule.alpha_bar),
+        prediction_(spec.prediction),
+        schedule_(spec.schedule),
         num_classes_(spec.num_classes),
         means_(read_doubles(plan, spec.network, "means", K_ * N_)),
         stds_(read_doubles(plan, spec.network, "stds", K_)),
         weights_(read_doubles(plan, spec.network, "weights", K_)) {
+    for (const char* other : {"mean", "edm", "consistency"}) {
+      if (prediction_.type == other) {
+        throw Error(Code::kPlan, "prediction: expected eps, x0, v, flow, score, scaled_score or energy with networks of kind "
+                                 "gaussian_mixture, got \"" + prediction_.type + "\"");
+      }
+    }
     if (K_ == 0) throw Error(Code::kPlan, "networks: expected a mixture of at least 1 component, got 0");
     limits_.in_elements = limits_.out_elements = N_;
     limits_.takes_label = num_classes_ > 0;
@@ -64,10 +69,8 @@ class GaussianMixture final : public Denoiser {
   void evaluate(size_t row) {
     const float* x = bound_.x + row * N_;
     float* out = bound_.out + row * N_;
-    const double last = static_cast<double>(alpha_bar_.size() - 1);
-    const double index = std::min(std::max(std::nearbyint(bound_.t[row] / time_scale_), 0.0), last);
-    const double ab = alpha_bar_[static_cast<size_t>(index)];
-    const double a = std::sqrt(ab), s = std::sqrt(1 - ab);
+    const Level level = level_of_network_time(schedule_, prediction_, bound_.t[row]);
+    const double a = level.alpha, s = level.sigma;
 
     size_t from = 0, to = K_;
     if (num_classes_ > 0 && bound_.label[row] >= 0 && bound_.label[row] < num_classes_) {
@@ -76,7 +79,7 @@ class GaussianMixture final : public Denoiser {
     }
     double greatest = -std::numeric_limits<double>::infinity();
     for (size_t k = from; k < to; ++k) {
-      const double v = variance(ab, k);
+      const double v = variance(level, k);
       double distance = 0;
       for (size_t j = 0; j < N_; ++j) {
         const double d = x[j] - a * means_[k * N_ + j];
@@ -91,21 +94,32 @@ class GaussianMixture final : public Denoiser {
       double eps = 0, x0 = 0;
       for (size_t k = from; k < to; ++k) {
         const double r = to - from == 1 ? 1 : log_density_[k] / total, mu = means_[k * N_ + j];
-        const double pull = (x[j] - a * mu) / variance(ab, k);
+        const double pull = (x[j] - a * mu) / variance(level, k);
         eps += r * s * pull;
         x0 += r * (mu + a * stds_[k] * stds_[k] * pull);
       }
-      out[j] = static_cast<float>(type_ == "eps" ? eps : type_ == "x0" ? x0 : a * eps - s * x0);
+      out[j] = static_cast<float>(output(level, x0, eps));
     }
   }
 
   // Never 0: a point mass without noise (d_k = 0, alpha_bar = 1) has no density.
-  double variance(double ab, size_t k) const { return std::max(ab * stds_[k] * stds_[k] + (1 - ab), 1e-300); }
+  double variance(const Level& l, size_t k) const {
+    return std::max(l.alpha * l.alpha * stds_[k] * stds_[k] + l.sigma * l.sigma, 1e-300);
+  }
+
+  double output(const Level& l, double x0, double eps) const {
+    const std::string& type = prediction_.type;
+    if (type == "eps") return eps;
+    if (type == "x0") return x0;
+    if (type == "v") return l.alpha * eps - l.sigma * x0;
+    if (type == "flow") return eps - x0;
+    if (type == "scaled_score") return -eps;
+    return (type == "score" ? -1 : 1) * eps / l.sigma;
+  }
 
   size_t K_, N_;
-  std::string type_;
-  double time_scale_;
-  std::vector<double> alpha_bar_;
+  Prediction prediction_;
+  Schedule schedule_;
   int64_t num_classes_;
   std::vector<double> means_, stds_, weights_;
   std::vector<double> log_density_;

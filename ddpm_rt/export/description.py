@@ -11,8 +11,8 @@ import numpy as np
 from .. import _core, kernels
 from ..errors import OptionError
 
-ROLES, PREDICTIONS, WEIGHTS = ("image", "latent", "vector"), ("eps", "x0", "v"), ("fp32", "fp16")
-DEFAULTS = ("sampler", "steps", "scale", "eta", "clip", "grid", "variance")
+ROLES, PREDICTIONS, WEIGHTS = ("image", "latent", "vector"), ("eps", "x0", "v", "flow", "score", "scaled_score", "energy", "mean"), ("fp32", "fp16")
+DEFAULTS = ("sampler", "steps", "scale", "eta", "clip", "grid", "variance", "compat", "sampler_options")
 TOLERANCE = {"fp32": 2e-4, "fp16": 2e-2, "bf16": 1e-1}  # largest difference over largest expected value
 SELF_TESTS = 4
 
@@ -146,9 +146,13 @@ def describe(
         "variance": "fixed_small",
     }
     given = {k: v for k, v in (defaults or {}).items() if v is not None}
-    if given.get("sampler", "ddim") != "ddim":
+    if given.get("compat"):  # that project's own, each of them
+        own = {"sampler": "ddim", "scale": own["scale"]}
+    elif given.get("sampler", "ddim") == "ddpm":
         del own["eta"]
         own["steps"] = len(alpha_bar)
+    elif given.get("sampler", "ddim") != "ddim":  # the sampler's own
+        own = {"scale": own["scale"], "clip": own["clip"]}
     try:
         low, high = (float(v) for v in data_range)
         scale = float(time_scale)

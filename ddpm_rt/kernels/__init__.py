@@ -9,15 +9,17 @@ s = 1 + w). A row of a table is one network evaluation of one sample: see `ddpm_
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _core, options
+from .. import _core
 from ..arrays import float32, integer, like, number, seeds
 from ..errors import OptionError, ShapeError
-from ..row import BLEND, GRAD, KEEP, LEARNED_RANGE, LEARNED_VAR, NO_EVAL, PUSH, ROW, VLB
+from ..row import BLEND, GRAD, KEEP, LEARNED_RANGE, LEARNED_VAR, NO_EVAL, PUSH, ROW, ROW64, VLB
+from ..tables import options_json
 
 if TYPE_CHECKING:
     from . import triton as triton
@@ -47,11 +49,6 @@ def noise(seed: int, index: int, shape: int | Sequence[int], stream: int = 0) ->
         out,
     )
     return out
-
-
-def samplers() -> list[str]:
-    """Names that `sampler=` accepts."""
-    return list(options.choices("sampler"))
 
 
 def alpha_bar(schedule: str | Sequence[float] | Mapping[str, Any] = "linear") -> np.ndarray:
@@ -86,6 +83,32 @@ def _float64(values: Any, field: str) -> np.ndarray:
     return array
 
 
+#: Noise models in continuous time, and the numbers each takes in a schedule mapping.
+CONTINUOUS = {
+    "vp": ("beta_min", "beta_max", "t_min"),
+    "sub_vp": ("beta_min", "beta_max", "t_min"),
+    "ve": ("sigma_min", "sigma_max"),
+    "flow": ("t_min",),
+    "edm": ("sigma_min", "sigma_max", "sigma_data"),
+}
+
+
+def noise_model(schedule: str | Sequence[float] | Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any] | None]:
+    """(alpha_bar [T], None) of a discrete schedule, or (empty, manifest entry) of one in continuous time.
+
+    Continuous: "vp", "sub_vp", "ve" (Song et al. 2011.13456), "flow", "edm" (Karras et al. 2206.00364), or a mapping with that
+    `name` and some of `CONTINUOUS[name]`.
+    """
+    name = schedule if isinstance(schedule, str) else schedule.get("name") if isinstance(schedule, Mapping) else None
+    if name not in CONTINUOUS:
+        return alpha_bar(schedule), None
+    given = {} if isinstance(schedule, str) else {k: v for k, v in schedule.items() if k != "name"}
+    unknown = sorted(set(given) - set(CONTINUOUS[name]))
+    if unknown:
+        raise OptionError(f"schedule: expected among {', '.join(CONTINUOUS[name])} for {name}, got {unknown}")
+    return np.empty(0), {"kind": name, **{k: number(v, f"schedule.{k}") for k, v in given.items()}}
+
+
 def rows(
     sampler: str = "ddim",
     steps: int | None = None,
@@ -96,29 +119,99 @@ def rows(
     clip: str | None = None,
     variance: str | None = None,
     grid: str | None = None,
+    compat: str | None = None,
+    sampler_options: Mapping[str, Any] | None = None,
+    time: str | None = None,
+    time_scale: float = 1.0,
+    network_variance: str = "fixed",
+    exact: bool = False,
 ) -> np.ndarray:
     """The table that a sampler compiles to: a structured array [rows] of `ddpm_rt.row.ROW`, what the engine itself executes.
 
-    The last row has the LAST flag. `row["t"]` is the network's time input. Omitted options are the sampler's own defaults.
+    The last row has the LAST flag. `row["t"]` is the network's time input. Omitted options are the sampler's own defaults,
+    or those of the project in `compat`. The array's first scale is `initial_sigma` with the same arguments.
+
+    Args:
+        schedule: a name, betas [T], {"name", "T"}, {"betas"}, {"alpha_bar"}; continuous: see `noise_model`.
+        prediction: "eps", "x0", "v", "flow", "score", "scaled_score", "energy", "mean", "edm" or "consistency".
+        sampler_options: of the sampler and its grid; `ddpm_rt.samplers()` and `ddpm_rt.grids()` list them.
+        time: what the network is told: "index" or "t" (the schedule's own), "sigma", "log_sigma", "log_half_sigma"; None: as
+            the schedule has it. Multiplied by time_scale.
+        network_variance: "fixed", or "learned", "learned_range" for networks with twice the channels.
+        exact: float64 fields (dtype `ddpm_rt.row.ROW64`), before the one rounding to float32.
 
     Raises:
-        OptionError: unknown names, steps outside 1..T, eta outside [0, 1] or with a sampler that has none.
+        OptionError: unknown names, values out of range, and combinations that make no sense; the message says why.
     """
-    data, _ = _core.rows(
-        alpha_bar(schedule),
-        prediction,
+    data, _ = _compiled(**locals())
+    return np.frombuffer(data, ROW).copy() if not exact else _exact(data)
+
+
+def initial_sigma(
+    sampler: str = "ddim", steps: int | None = None, schedule: Any = "linear", **options: Any
+) -> float:
+    """x_T = initial_sigma * unit noise, for the table that `rows` gives with the same arguments."""
+    defaults = rows.__kwdefaults__
+    for name in options:
+        if name not in defaults:
+            raise OptionError(f"{name}: expected an option of rows, got an unknown name")
+    return _compiled(sampler=sampler, steps=steps, schedule=schedule, **{**defaults, **options, "exact": True})[1]
+
+
+def _compiled(
+    *,
+    sampler: str,
+    steps: int | None,
+    schedule: Any,
+    prediction: str,
+    eta: float | None,
+    clip: str | None,
+    variance: str | None,
+    grid: str | None,
+    compat: str | None,
+    sampler_options: Mapping[str, Any] | None,
+    time: str | None,
+    time_scale: float,
+    network_variance: str,
+    exact: bool,
+) -> tuple[bytes, float]:
+    values, continuous = noise_model(schedule)
+    model: dict[str, Any] = {
+        "prediction": prediction,
+        "variance": network_variance,
+        "time": {"type": time, "scale": number(time_scale, "time_scale")},
+    }
+    if continuous is not None:
+        model["schedule"] = continuous
+    return _core.rows(
+        values,
+        json.dumps(model),
         sampler,
         0 if steps is None else integer(steps, "steps", 1, 2**31 - 1),
         float("nan") if eta is None else number(eta, "eta"),
         clip,
         variance,
         grid,
+        compat,
+        options_json(sampler_options),
+        exact,
     )
-    return np.frombuffer(data, ROW).copy()
+
+
+def _exact(data: bytes) -> np.ndarray:
+    """42 numbers a row, in the order of `ROW`, as `ROW64`."""
+    numbers = np.frombuffer(data, np.float64).reshape(-1, 42)
+    table = np.zeros(len(numbers), ROW64)
+    at = 0
+    for name in ROW64.names[:-1]:  # spare words stay zero
+        width = int(np.prod(ROW64[name].shape, dtype=int))
+        table[name] = numbers[:, at] if ROW64[name].shape == () else numbers[:, at : at + width]
+        at += width
+    return table
 
 
 class State:
-    """What a solver carries from row to row beside x, for `x` [n, ...]: needed where a row has the PUSH or KEEP flag.
+    """What a solver carries from row to row beside x, for `x` [n, ...]: needed where a row has the PUSH, KEEP or VLB flag.
 
     `history` [3, n, ...] is a ring, newest at `ring`; `anchor` [n, ...]; `input` [n, ...] is the next network input
     (c_in x of the next row, after each step); `x0` [n, ...] the last prediction of the clean sample; `kl` [n] float64 the

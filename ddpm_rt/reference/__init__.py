@@ -1,10 +1,11 @@
 """The readable truth: DDPM and DDIM in PyTorch and numpy, written from the papers, with their equation numbers.
 
-schedule (alpha_bar, forward process, posterior), unet (the epsilon network), losses, samplers (plain loops), step (the
-float64 executor of a StepRow) and philox (the engine's random numbers). Slow on purpose, and free of compiled code.
+schedule (alpha_bar, forward process, posterior), unet (the epsilon network), losses, samplers (DDPM and DDIM as plain loops),
+levels, denoise, solvers, solvers_noisy and run (every sampler on every noise model), step (the float64 executor of a StepRow)
+and philox (the engine's random numbers). Slow on purpose, and free of compiled code.
 """
 
-from . import losses, philox, samplers, schedule, step, unet
+from . import denoise, levels, losses, philox, run, samplers, schedule, solvers, solvers_noisy, step, unet
 from .samplers import ddim, ddpm, guided
 from .schedule import Schedule, timesteps
 from .unet import CIFAR10_DDPM, UNet, UNetConfig
@@ -16,11 +17,16 @@ __all__ = [
     "UNetConfig",
     "ddim",
     "ddpm",
+    "denoise",
     "guided",
+    "levels",
     "losses",
     "philox",
+    "run",
     "samplers",
     "schedule",
+    "solvers",
+    "solvers_noisy",
     "step",
     "timesteps",
     "unet",

@@ -27,13 +27,13 @@ from ..row import (
     NORM,
     PUSH,
     RESCALE,
-    ROW,
+    ROW,  # noqa: F401  with ROW64: the rows that `execute` takes
+    ROW64,  # noqa: F401
     THRESHOLD,
     VLB,
 )
 
 Array = np.ndarray
-ROW64 = np.dtype([(n, "<f8", ROW[n].shape) if ROW[n].base == "<f4" else (n, ROW[n]) for n in ROW.names])
 OPERANDS = ("x", "e", "x0", "h1", "h2", "h3", "y", "z")  # the order of wx; wy stops before z, wh after x0
 ALL_FLAGS = (1 << 13) - 1
 

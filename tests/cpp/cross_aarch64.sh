@@ -24,7 +24,7 @@ includes="-I$root/kernels -I$root/tests/cpp"
 "$compiler" $flags $includes -c "$root/kernels/step_cpu.cpp" -o "$build/step_cpu.o"
 # shellcheck disable=SC2086
 "$compiler" $flags $includes -c "$root/tests/cpp/step_isa.cpp" -o "$build/step_isa.o"
-for name in test_philox test_step test_step_math test_step_isa; do
+for name in test_philox test_step test_step_rare test_step_math test_step_isa test_reduce; do
   # shellcheck disable=SC2086
   "$compiler" $flags $includes -static "$root/tests/cpp/$name.cpp" "$build/step_cpu.o" "$build/step_isa.o" \
     -o "$build/$name"

@@ -1,6 +1,6 @@
 // libFuzzer target over the plan container and the manifest's parser. Not part of the test run:
 //   clang++ -std=c++17 -O1 -g -fsanitize=fuzzer,address,undefined -Icsrc -Ikernels -I<nlohmann> tests/cpp/fuzz_plan.cpp
-//     csrc/{schedule,solver,sha256,file_io,plan,spec,spec_networks}.cpp -o fuzz_plan
+//     csrc/{schedule*,solver*,solvers/*,sha256,file_io,plan,spec*}.cpp -o fuzz_plan
 //   mkdir -p corpus && ./fuzz_plan -max_len=32768 -max_total_time=60 corpus
 // The mutator recomputes every digest, so that the checks behind them are reached. Linux only (memfd).
 #include <sys/mman.h>

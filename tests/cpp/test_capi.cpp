@@ -104,7 +104,7 @@ void test_sample_options() {
   check_refused(DDPM_RT_OPTION_ERROR, {"eta: expected"}, [&] { o.eta = inf; });
   check_refused(DDPM_RT_OPTION_ERROR, {"eta: expected", "1.5"}, [&] { o.eta = 1.5; });
   check_refused(DDPM_RT_OPTION_ERROR, {"eta: expected 0 with sampler ddpm"}, [&] { o.eta = 0.5, o.sampler = "ddpm"; });
-  check_refused(DDPM_RT_OPTION_ERROR, {"sampler: expected one of ddpm, ddim", "euler"}, [&] { o.sampler = "euler"; });
+  check_refused(DDPM_RT_OPTION_ERROR, {"sampler: expected one of ddpm, ddim", "leap"}, [&] { o.sampler = "leap"; });
   check_refused(DDPM_RT_OPTION_ERROR, {"clip: expected one of", "rederive", "hard"}, [&] { o.clip = "hard"; });
   check_refused(DDPM_RT_OPTION_ERROR, {"variance: expected", "big"}, [&] { o.variance = "big", o.sampler = "ddpm"; });
   check_refused(DDPM_RT_OPTION_ERROR, {"grid: expected", "even"}, [&] { o.grid = "even"; });

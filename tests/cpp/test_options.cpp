@@ -22,7 +22,7 @@ int main() {
     for (std::string alias; std::getline(aliases, alias, ',');) CHECK(names.insert(alias).second);
     const std::string type = o.type;
     const bool is_choice = type.rfind("choice:", 0) == 0;
-    CHECK(is_choice || std::set<std::string>({"int", "float", "string", "array", "bool", "callable"}).count(type));
+    CHECK(is_choice || std::set<std::string>({"int", "float", "string", "array", "bool", "callable", "mapping"}).count(type));
     if (!is_choice) continue;
     // Every choice of a solver's option compiles, with the sampler that takes it.
     std::stringstream choices(type.substr(7));
@@ -34,13 +34,19 @@ int main() {
       if (name == "clip") options.clip = choice;
       if (name == "grid") options.grid = choice;
       if (name == "variance") options.sampler = "ddpm", options.variance = choice;
-      CHECK(compile_table(make_schedule("linear", 100), {}, options).rows.size() == 50);
+      if (name == "compat") options.compat = choice, options.sampler = choice == "guided-diffusion" ? "ddim" : "heun";
+      Schedule schedule = make_schedule("linear", 100);
+      Prediction prediction;
+      if (name == "variance" && choice.compare(0, 7, "learned") == 0) prediction.variance = choice;
+      if (options.sampler == "pc") options.clip = "none";
+      CHECK(!compile_table(schedule, prediction, options).rows.empty());
     }
     if (std::string(o.name) == "sampler") CHECK(count == samplers().size());
   }
   for (const char* name :
-       {"device", "backend", "precision", "threads", "max_batch", "batch_invariant", "cache_dir", "card", "cuda_library", "trust_native",
-        "n", "labels", "scale", "steps", "sampler", "eta", "clip", "variance", "grid", "seed", "seeds", "latents", "x_init",
+       {"device", "backend", "precision", "threads", "max_batch", "batch_invariant", "cache_dir", "card", "cuda_library",
+         "tensorrt_library", "trust_native",
+        "n", "labels", "scale", "steps", "sampler", "eta", "clip", "variance", "grid", "compat", "sampler_options", "seed", "seeds", "latents", "x_init",
         "output", "on_error", "progress", "callback"}) {
     CHECK(canonical.count(name) == 1);
   }
@@ -48,7 +54,7 @@ int main() {
     CHECK(names.count(alias) == 1 && canonical.count(alias) == 0);
   }
   for (const char* later : {"guidance_rescale", "guidance_interval", "threshold", "negative", "cond", "prompt", "image",
-                            "mask", "strength", "guide", "classifier_scale", "compat"}) {
+                            "mask", "strength", "guide", "classifier_scale"}) {
     CHECK(names.count(later) == 0);
   }
   return finish();

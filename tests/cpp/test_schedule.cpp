@@ -123,9 +123,61 @@ void test_timesteps() {
   CHECK_ERROR(Code::kOption, timesteps("karras", 10, 3), "\"karras\"");
 }
 
+void test_other_grids() {
+  for (int steps = 1; steps < 1000; ++steps) {
+    const std::vector<int> t = timesteps("uniform", 1000, steps);
+    CHECK(static_cast<int>(t.size()) == steps && t.front() == 999 && t.back() > 0);
+  }
+  CHECK_ERROR(Code::kOption, timesteps("uniform", 1000, 1000), "one less");
+  CHECK((timesteps("uniform", 1000, 4) == std::vector<int>{999, 749, 500, 250}));  // 749.25, 499.5 to the even 500, 249.75
+  CHECK((section_timesteps(10, {2, 3}, false) == std::vector<int>{9, 7, 5, 4, 0}));
+  CHECK((section_timesteps(1000, {1}, true) == std::vector<int>{0}));
+  int moved = 0;
+  for (int n = 1; n <= 1000; ++n) moved += section_timesteps(1000, {n}, true) != section_timesteps(1000, {n}, false);
+  CHECK(moved == 283);
+  CHECK_ERROR(Code::kOption, section_timesteps(10, {6, 2}, false), "section 0");
+  CHECK_ERROR(Code::kOption, section_timesteps(10, {0, 2}, false), "section 0");
+  CHECK((ddim_timesteps(10, 4) == std::vector<int>{9, 6, 3, 0}));
+  CHECK_ERROR(Code::kOption, ddim_timesteps(1000, 300), "ddim300");
+  CHECK((lcm_timesteps(1000, 50, 4) == std::vector<int>{999, 759, 499, 259}));
+  CHECK_ERROR(Code::kOption, lcm_timesteps(1000, 50, 51), "steps");
+  CHECK_ERROR(Code::kOption, lcm_timesteps(1000, 2000, 5), "original_steps");
+}
+
+// A level found by its sigma / alpha is the level of its time, for every noise model.
+void test_levels() {
+  for (const char* kind : {"vp", "sub_vp", "ve", "flow", "edm"}) {
+    Schedule s;
+    s.kind = kind;
+    validate_schedule(s);
+    double before = HUGE_VAL;
+    for (int i = 0; i <= 20; ++i) {
+      const double t = first_time(s) + (last_time(s) - first_time(s)) * i / 20;
+      const Level level = level_at(s, t);
+      if (level.alpha == 0) continue;
+      CHECK(sigma_rel(level) < before);
+      before = sigma_rel(level);
+      const Level again = level_at_sigma(s, before);
+      CHECK_NEAR(again.t, t, 1e-9 * std::max(1.0, t));
+      CHECK_NEAR(again.alpha / level.alpha, 1, 1e-12);
+      CHECK_NEAR(again.sigma / level.sigma, 1, 1e-12);
+    }
+    if (s.kind == "vp") CHECK_NEAR(level_at(s, 0.4).alpha * level_at(s, 0.4).alpha + level_at(s, 0.4).sigma * level_at(s, 0.4).sigma, 1, 1e-14);
+    s.t_min = s.kind == "ve" || s.kind == "edm" ? s.t_min : 1.5;
+    s.sigma_min = 100;
+    CHECK_ERROR(Code::kOption, validate_schedule(s), "schedule.");
+  }
+  const Schedule linear = make_schedule("linear", 1000);
+  for (double t : {0.0, 0.3, 10.5, 998.9, 999.0}) CHECK_NEAR(level_at_sigma(linear, sigma_rel(level_at(linear, t))).t, t, 1e-9);
+  CHECK(level_at_sigma(linear, 1e6).t == 999 && level_at_sigma(linear, 1e-6).t == 0);
+  CHECK_NEAR(sigma_rel(level_at_sigma(linear, 1e-6)), 1e-6, 1e-20);
+}
+
 }  // namespace
 
 int main() {
+  test_other_grids();
+  test_levels();
   test_named();
   test_given();
   test_zero_terminal();

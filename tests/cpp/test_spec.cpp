@@ -96,7 +96,7 @@ void test_good() {
   CHECK(s.self_test.section == "self_test" && s.self_test.count == 4 && s.self_test.tolerance.at("bf16") == 0.1);
 
   const ModelSpec p = check_manifest(plain_manifest().dump(), good_sections());
-  CHECK(p.num_classes == 0 && !p.has_temb && p.default_scale == 1 && p.defaults.steps == kT && p.network.rows_width == 0);
+  CHECK(p.num_classes == 0 && !p.has_temb && p.default_scale == 1 && p.resolved.steps == kT && p.network.rows_width == 0);
 
   const ModelSpec g = check_manifest(mixture_manifest().dump(), good_sections());
   CHECK(g.network.kind == "gaussian_mixture" && g.network.components == 2 && g.network.arrays.at("stds") == "stds");
@@ -202,9 +202,9 @@ void test_refusals() {
   refuse(good, "/sample/uint8", "floor", "sample.uint8");
   refuse(good, "/schedule/T", 999, "section of 7992 bytes");
   refuse(good, "/schedule/T", (1 << 16) + 1, "schedule.T");
-  refuse(good, "/prediction", "flow", "\"flow\"");
+  refuse(good, "/prediction", "guess", "\"guess\"");
   refuse(good, "/variance", "learned_range", "no executor");
-  refuse(good, "/time/type", "sigma", "\"sigma\"");
+  refuse(good, "/time/type", "clock", "\"clock\"");
   for (const json& bad : {json(0), json(-1), json("1"), json(1e39)}) refuse(good, "/time/scale", bad, "time.scale");
   for (const json& bad : {json(0), json(1001), json(1.5), json("50")}) refuse(good, "/defaults/steps", bad, "defaults.steps");
   refuse(good, "/defaults/sampler", "plms", "defaults: sampler");
@@ -259,12 +259,12 @@ void test_callable() {
   const json least = {{"sample", {{"shape", {3, 8, 8}}}}};
   const ModelSpec s = parse(least);
   CHECK(s.network.kind == "callable" && s.num_classes == 0 && s.schedule.alpha_bar == alpha_bar);
-  CHECK(s.defaults.sampler == "ddim" && s.defaults.steps == 20 && s.prediction.type == "eps" && s.role == "image");
+  CHECK(s.defaults.sampler == "ddim" && s.resolved.steps == 20 && s.prediction.type == "eps" && s.role == "image");
   json m = least;
   m["num_classes"] = 4;
   m["prediction"] = "v";
   m["defaults"] = {{"sampler", "ddpm"}, {"scale", 2.5}};
-  CHECK(parse(m).num_classes == 4 && parse(m).default_scale == 2.5 && parse(m).defaults.steps == 20);
+  CHECK(parse(m).num_classes == 4 && parse(m).default_scale == 2.5 && parse(m).resolved.steps == 20);
   m["class_names"] = {"a", "b"};
   CHECK_ERROR(Code::kOption, parse(m), "class_names");
   m["num_classes"] = nullptr;

@@ -143,9 +143,9 @@ class Fibers {
   size_t current_ = 0;
   ucontext_t scheduler_;
   jmp_buf scheduler_at_;
-  void* scheduler_handle_ = nullptr;
-  const void* scheduler_stack_ = nullptr;
-  size_t scheduler_bytes_ = 0;
+  [[maybe_unused]] void* scheduler_handle_ = nullptr;  // these three are for sanitizers
+  [[maybe_unused]] const void* scheduler_stack_ = nullptr;
+  [[maybe_unused]] size_t scheduler_bytes_ = 0;
 };
 
 }  // namespace cuda_emulation

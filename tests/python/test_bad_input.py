@@ -117,7 +117,7 @@ def test_bad_shapes_of_a_callable(shape):
     ("field", "options"),
     [
         ("fn", {"fn": 3}),
-        ("prediction", {"prediction": "score"}),
+        ("prediction", {"prediction": "guess"}),
         ("schedule", {"schedule": "bumpy"}),
         ("betas", {"schedule": [0.1, -0.1]}),
         ("betas", {"schedule": []}),

@@ -13,7 +13,7 @@ from conftest import ROOT
 ROOMS = [
     ("kernels", r"kernels/.*"),
     ("tools", r"csrc/(error|clock|file_io|dynamic_library|cpu|json_field)\..*"),
-    ("tables", r"csrc/(schedule|solver)\..*"),
+    ("tables", r"csrc/(schedule|schedule_\w+|solver|solver_\w+)\..*|csrc/solvers/.*"),
     ("plan", r"csrc/(plan|sha256|spec|spec_\w+)\..*"),
     ("denoiser interface", r"csrc/denoiser\..*"),
     ("denoisers", r"csrc/denoisers/.*"),

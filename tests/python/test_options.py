@@ -10,6 +10,7 @@ from conftest import ROOT
 
 import ddpm_rt
 from ddpm_rt import _core, cli_sample, options
+from ddpm_rt.row import NO_EVAL
 
 TABLE = _core.options()
 SIGNATURES = {"engine": ddpm_rt.Engine.__init__, "sample": ddpm_rt.Engine.sample}
@@ -58,15 +59,17 @@ def test_the_page_is_the_table():
 
 
 def test_samplers_are_the_table_s():
-    assert ddpm_rt.samplers() == list(options.choices("sampler"))
-    for name in ddpm_rt.samplers():
-        assert len(ddpm_rt.rows(name, 3)) == 3
+    assert [s.name for s in ddpm_rt.samplers()] == list(options.choices("sampler"))
+    for s in ddpm_rt.samplers():
+        rows = ddpm_rt.rows(s.name, 3, clip="none")
+        evaluations = int(((rows["flags"] & NO_EVAL) == 0).sum())
+        assert s.nfe_first + 3 * s.nfe_each == evaluations, s.name
 
 
 def test_rows_are_complete():
     for row in TABLE:
         assert row["scope"] in SIGNATURES and row["help"] and row["type"]
-        assert row["type"] in ("int", "float", "string", "bool", "array", "callable") or row["type"].startswith(
+        assert row["type"] in ("int", "float", "string", "bool", "array", "callable", "mapping") or row["type"].startswith(
             "choice:"
         )
 

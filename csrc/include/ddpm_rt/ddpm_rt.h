@@ -167,8 +167,8 @@ DDPM_RT_API ddpm_rt_status ddpm_rt_engine_open(const char* plan_path, const ddpm
  * Return null on success, or a message (valid until the next call) that fails the requests of this evaluation. */
 typedef const char* (*ddpm_rt_denoise_fn)(void* user, const float* x, const float* t, const int64_t* label, size_t count,
                                           float* out);
-/* manifest_json: the plan manifest's keys sample, prediction, time, class_names/num_classes, defaults. fn may be null with
- * options->device_denoisers, which then run. */
+/* manifest_json: the plan manifest's keys sample, prediction, time, class_names/num_classes, defaults; and for continuous time
+ * (T 0) schedule, with its kind. fn may be null with options->device_denoisers, which then run. */
 DDPM_RT_API ddpm_rt_status ddpm_rt_engine_from_callable(const char* manifest_json, const double* alpha_bar, size_t T,
                                                         ddpm_rt_denoise_fn fn, void* user,
                                                         const ddpm_rt_engine_options* options, ddpm_rt_engine** engine);
@@ -192,10 +192,10 @@ typedef struct ddpm_rt_sample_options {
   double scale;              /* guidance scale s, e = u + s (c - u); NaN: the plan's */
   const char* sampler;       /* null: the plan's */
   int32_t steps;             /* 0: the plan's for its own sampler, else the sampler's default */
-  double eta;                /* NaN: the plan's for its own sampler, else 0 */
+  double eta;                /* NaN: the plan's for its own sampler, else the sampler's default */
   const char* clip;          /* "none", "keep_eps", "rederive"; null: the plan's */
   const char* variance;      /* "fixed_small", "fixed_large"; null: the plan's */
-  const char* grid;          /* "leading", "linspace", "trailing"; null: the plan's */
+  const char* grid;          /* one of ddpm_rt_samplers()'s grids, "ddimN", "10,15,20"; null: as eta */
   int32_t has_seed;          /* 0: a fresh seed, returned in the result */
   uint64_t seed;             /* image i uses seed + i mod 2^64 */
   const uint64_t* seeds;     /* one per image; excludes has_seed */
@@ -209,6 +209,12 @@ typedef struct ddpm_rt_sample_options {
   ddpm_rt_step_fn callback;  /* may be null */
   void* callback_user;
   int32_t out_on_device;     /* 1: `out` is memory of the engine's GPU, ready to be written when submit is called */
+  const char* compat;        /* "diffusers", "guided-diffusion", "k-diffusion", "edm": every convention of that project;
+                                null: the plan's for its own sampler, else none; "": none */
+  const char* sampler_options; /* JSON object of the sampler's and the grid's own options (ddpm_rt_samplers); may be null */
+  const void* rows;          /* a table of the caller's own, 256 bytes a row, in place of a sampler and its options */
+  size_t row_count;
+  double init_sigma;         /* of `rows`: x_T = init_sigma * unit noise; 1 */
 } ddpm_rt_sample_options;
 DDPM_RT_API void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_size);
 
@@ -222,6 +228,7 @@ typedef struct ddpm_rt_result {
   size_t bad_count;
   int64_t nfe;             /* network evaluations of one image, guided ones counted once per network row */
   double seconds;          /* from submission to completion */
+  int64_t steps;           /* of the sampler, as resolved; of a table of the caller's own its rows */
 } ddpm_rt_result;
 
 /* All of `options` is checked and copied before this returns; `out` (n images of the output's type) must live until the
@@ -251,11 +258,21 @@ DDPM_RT_API ddpm_rt_status ddpm_rt_tensorrt_examine(const char* tensorrt_library
 
 /* Normals `first .. first+count` of (seed, index, stream), exactly what the engine draws. */
 DDPM_RT_API void ddpm_rt_noise(uint64_t seed, uint32_t index, uint32_t stream, size_t first, size_t count, float* out);
-/* The rows (256 bytes each) a sampler compiles to. prediction: "eps", "x0", "v". Only the solver fields of `options` are
- * read. *rows is a string handle whose data is `*count` rows. */
-DDPM_RT_API ddpm_rt_status ddpm_rt_rows(const double* alpha_bar, size_t T, const char* prediction,
+/* The rows (256 bytes each) a sampler compiles to. model: "eps", "x0", "v", or a JSON object with the plan manifest's keys
+ * prediction, variance, time, and for continuous time schedule (alpha_bar null and T 0). Only the solver fields of `options`
+ * are read; the clip is "rederive" unless said, or the project's with compat. *rows is a string handle whose data is `*count`
+ * rows. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_rows(const double* alpha_bar, size_t T, const char* model,
                                         const ddpm_rt_sample_options* options, ddpm_rt_string** rows, size_t* count,
                                         double* init_sigma);
+/* The same before rounding: `*count` rows of 42 float64, every field of a row in order (flags and noise_index as numbers). */
+DDPM_RT_API ddpm_rt_status ddpm_rt_rows_f64(const double* alpha_bar, size_t T, const char* model,
+                                            const ddpm_rt_sample_options* options, ddpm_rt_string** rows, size_t* count,
+                                            double* init_sigma);
+/* Checks `count` rows of the caller's own: flags that have an executor, LAST at the end, finite fields, history in order. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_rows_check(const void* rows, size_t count, double init_sigma);
+/* JSON: every sampler with its options, order, evaluations and citation, and every grid. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_samplers(ddpm_rt_string** json);
 /* Operands of a row's rarer flags, [count, elements] each unless said; null where the row has no such flag. */
 typedef struct ddpm_rt_step_operands {
   size_t struct_size;

@@ -74,7 +74,11 @@ struct SampleOptions {
   std::int64_t n = 1;
   std::vector<std::int64_t> labels;  // empty: drawn from the seeds; else 1 or n, -1 is unconditional
   std::optional<double> scale, eta;
-  std::string sampler, clip, variance, grid;
+  std::string sampler, clip, variance, grid, sampler_options;
+  std::optional<std::string> compat;  // unset: the plan's; empty: none
+  const void* rows = nullptr;         // a table of one's own
+  std::size_t row_count = 0;
+  double init_sigma = 1;
   int steps = 0;
   std::optional<std::uint64_t> seed;
   std::vector<std::uint64_t> seeds;
@@ -95,6 +99,7 @@ struct Result {
   std::vector<std::int64_t> bad;     // images that are not finite
   std::int64_t nfe = 0;
   double seconds = 0;
+  std::int64_t steps = 0;
 };
 
 // eps = fn(x, t, label) for `count` samples. label is null for models without classes. May throw.
@@ -122,7 +127,7 @@ class Request {
     r.struct_size = sizeof r;
     check(ddpm_rt_request_result(handle_.get(), &r));
     const auto n = static_cast<std::size_t>(r.n);
-    return {{r.labels, r.labels + n}, {r.seeds, r.seeds + n}, {r.bad, r.bad + r.bad_count}, r.nfe, r.seconds};
+    return {{r.labels, r.labels + n}, {r.seeds, r.seeds + n}, {r.bad, r.bad + r.bad_count}, r.nfe, r.seconds, r.steps};
   }
   ddpm_rt_request* get() const { return handle_.get(); }
 
@@ -187,6 +192,11 @@ class Engine {
     c.clip = text(o.clip);
     c.variance = text(o.variance);
     c.grid = text(o.grid);
+    c.compat = o.compat ? o.compat->c_str() : nullptr;
+    c.sampler_options = text(o.sampler_options);
+    c.rows = o.rows;
+    c.row_count = o.row_count;
+    c.init_sigma = o.init_sigma;
     c.steps = o.steps;
     c.has_seed = o.seed.has_value();
     c.seed = o.seed.value_or(0);
