@@ -70,11 +70,12 @@ struct DeviceFunctions {
   std::function<const char*(const float* t, const int64_t* label, size_t count, void* rows, void* stream)> embed;
 };
 
-// Compiled engines to choose from, of one precision of the denoiser. `library`: a path; empty: the loader's names.
+// Compiled engines to choose from, of one precision of the denoiser. `library`: paths to choose from, with ":" between
+// them; empty: the loader's names.
 struct NativeOptions {
   std::vector<NativeEngine> engines;
   std::string precision, library;
-  std::string remedy;  // "; COMMAND": what makes a fitting engine, for messages
+  std::string remedy, remedy_for_gpu;  // "; COMMAND": what makes a fitting engine, and one for this very GPU; for messages
 };
 
 std::unique_ptr<DeviceDenoiser> make_gaussian_mixture_gpu(const ModelSpec&, const Plan&, const DevicePtr&, const DeviceStream&);

@@ -131,7 +131,7 @@ std::unique_ptr<Engine> Engine::open(const std::string& plan_path, const ddpm_rt
   }
   if (engine->device_ != nullptr) {
     throw Error(Code::kBackend, "backend: expected one that runs this plan on " + engine->device_name() + ", got none (backend \"" +
-                                    backend + "\"): give device_denoisers, build engines" + engine->build_command() +
+                                    backend + "\"): give device_denoisers, build engines" + engine->build_command("") +
                                     ", or take device \"cpu\"" + (engine->skipped_.empty() ? "" : "; " + engine->skipped_));
   }
   if (backend == "torch" || backend == kTensorRt) {

@@ -48,7 +48,7 @@ class Engine {
   // engine_native.cpp
   void find_native(const ddpm_rt_engine_options& options);
   bool start_native(const ddpm_rt_engine_options& options);
-  std::string build_command() const;
+  std::string build_command(const std::string& options) const;  // "; COMMAND", for messages
   std::string device_class() const;
   std::string device_name() const;
   std::string device_facts() const;

@@ -52,9 +52,9 @@ void Engine::find_native(const ddpm_rt_engine_options& options) {
   }
 }
 
-std::string Engine::build_command() const {
-  if (spec_.network.kind == kTensorRt) return "; build the engine again with the library and on the GPU that run it";
-  return "; ddpm-rt build " + plan_->path() + " --backend tensorrt";
+std::string Engine::build_command(const std::string& options) const {
+  if (spec_.network.kind == kTensorRt) return "; build the engine again, with the library and for the GPU that run it";
+  return "; ddpm-rt build " + plan_->path() + " --backend tensorrt" + options;
 }
 
 // False: no engine of this plan is here, and none was asked for by name.
@@ -70,13 +70,15 @@ bool Engine::start_native(const ddpm_rt_engine_options& options) {
       return e.network == "unet" && e.precision == precision;
     });
     if (!has_one) continue;
-    const NativeOptions o{native_, precision, text(options.tensorrt_library), build_command() + " --precision " + precision};
+    const std::string flags = std::string(" --precision ") + precision;
+    const NativeOptions o{native_, precision, text(options.tensorrt_library), build_command(flags), build_command(flags + " --cc current")};
     candidates.push_back({precision, [this, o](const DevicePtr& device, const DeviceStream&) { return make_tensorrt(spec_, o, device); }});
   }
   try {
     if (candidates.empty()) {
       throw Error(Code::kBackend, "backend: expected an engine of this plan" + (asked != "auto" ? " in " + asked : "") + " in " +
-                                      (cache_dir_.empty() ? "its sections" : cache_dir_ + "/engines") + ", got none" + build_command());
+                                      (cache_dir_.empty() ? "its sections" : cache_dir_ + "/engines") + ", got none" +
+                                      build_command(asked != "auto" ? " --precision " + asked : ""));
     }
     start_on_device(std::move(candidates), section_digest(*plan_, spec_.network.section));
     return true;

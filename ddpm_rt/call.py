@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import arrays, options
-from .backends import disable_telemetry, find_library
+from .backends import disable_telemetry, find_library, tensorrt_libraries
 from .errors import OptionError
 from .tables import Table
 
@@ -190,9 +190,13 @@ def engine_options(
     max_batch: int | None,
     batch_invariant: bool | None,
     cache_dir: str | os.PathLike[str] | None,
+    tensorrt_library: str | os.PathLike[str] | None = None,
+    trust_native: bool = False,
 ) -> dict[str, Any]:
     """What is not None, by the names of `ddpm_rt_engine_options`."""
     disable_telemetry()
+    if tensorrt_library is None and device != "cpu" and backend in ("auto", "tensorrt"):
+        tensorrt_library = ":".join(str(found.path) for found in tensorrt_libraries()) or None
     given = {
         "device": choice(device, "device"),
         "backend": choice(backend, "backend"),
@@ -203,5 +207,7 @@ def engine_options(
         "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
         "openvino_library": find_library("openvino"),
         "onnxruntime_library": find_library("onnxruntime"),
+        "tensorrt_library": None if tensorrt_library is None else os.fspath(tensorrt_library),
+        "trust_native": trust_native,
     }
     return {name: value for name, value in given.items() if value is not None}

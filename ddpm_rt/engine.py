@@ -32,15 +32,15 @@ class Engine:
     Args:
         plan: a path, or the name of a plan that comes with the package ("digits"). A raw .onnx file needs a card.
         device: "auto" or "cpu".
-        backend: "auto", "openvino", "onnxruntime" or "analytic". `info()["backend"]` says which was taken.
+        backend: "auto", "openvino", "onnxruntime", "analytic" or "tensorrt". `info()["backend"]` says which was taken.
         precision: "auto", "fp32", "bf16" or "fp16".
         threads: of the network; None: the least of affinity, cgroup quota and physical cores.
         max_batch: images resident at a time; None: chosen.
         batch_invariant: an image's bits do not depend on its neighbours; None: True on the CPU.
         cache_dir: folder of compiled networks; None: the user's cache folder; "": none.
         card: JSON manifest for a model file that is not a plan; None: NAME.json beside it.
-        trust_native: load machine code that a plan embeds; only for files from a source you trust. No
-            plan of this version embeds any.
+        tensorrt_library: path of libnvinfer.so.11 or libtensorrt_rtx.so.1; None: one on this machine, else in a package.
+        trust_native: load machine code that a plan embeds; only for files from a source you trust.
 
     Raises:
         PlanError, BackendError, DeviceError, OptionError: the message names the field, what was expected, what was found.
@@ -58,6 +58,7 @@ class Engine:
         batch_invariant: bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         card: str | os.PathLike[str] | None = None,
+        tensorrt_library: str | os.PathLike[str] | None = None,
         trust_native: bool = False,
         **unknown: Any,
     ) -> None:
@@ -65,7 +66,7 @@ class Engine:
             raise OptionError(f"trust_native: expected True or False, got {trust_native!r}")
         for name in unknown:
             raise options.unknown(name, [r["name"] for r in options.table() if r["scope"] == "engine"], "Engine")
-        given = call.engine_options(device, backend, precision, threads, max_batch, batch_invariant, cache_dir)
+        given = call.engine_options(device, backend, precision, threads, max_batch, batch_invariant, cache_dir, tensorrt_library, trust_native)
         with plan_files.located(plan, card) as path:
             self._open(_core.Engine.open(str(path), given))
 

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <sstream>
 #include <utility>
 
 #include "denoisers/tensorrt_graph.h"
@@ -33,12 +35,33 @@ bool fits_device(const NativeEngine& e, const Device& device) {
          std::find(e.capabilities.begin(), e.capabilities.end(), capability_of(device)) != e.capabilities.end();
 }
 
+// The first library that built one of the engines, else the first that opens: what it lacks is then told of it.
+nv::Runtime open_library(const NativeOptions& options) {
+  std::optional<nv::Runtime> first;
+  std::string refused;
+  std::istringstream names(options.library);
+  for (std::string name; std::getline(names, name, ':');) {
+    if (name.empty()) continue;
+    try {
+      nv::Runtime runtime(name);
+      const auto fits = [&](const NativeEngine& e) { return fits_library(e, runtime); };
+      if (std::any_of(options.engines.begin(), options.engines.end(), fits)) return runtime;
+      if (!first) first.emplace(std::move(runtime));
+    } catch (const Error& e) {
+      refused += (refused.empty() ? "" : "; ") + std::string(e.what());
+    }
+  }
+  if (first) return std::move(*first);
+  if (!refused.empty()) throw Error(Code::kBackend, refused);
+  return nv::Runtime("");
+}
+
 // The engine of a network that this library and this GPU can run; one made for this GPU by name before one for many. Where
 // there is none, the error says what the nearest one lacks.
-const NativeEngine& choose(const std::vector<NativeEngine>& engines, const std::string& network, const std::string& precision,
-                           const nv::Runtime& runtime, const Device& device, const std::string& remedy) {
+const NativeEngine& choose(const NativeOptions& options, const std::string& network, const std::string& precision,
+                           const nv::Runtime& runtime, const Device& device) {
   const NativeEngine *best = nullptr, *other_version = nullptr, *other_gpu = nullptr;
-  for (const NativeEngine& e : engines) {
+  for (const NativeEngine& e : options.engines) {
     if (e.network != network || e.precision != precision) continue;
     if (!fits_library(e, runtime)) {
       if (other_version == nullptr) other_version = &e;
@@ -52,27 +75,27 @@ const NativeEngine& choose(const std::vector<NativeEngine>& engines, const std::
   const std::string field = "engine of " + network + " in " + precision;
   if (other_gpu != nullptr) {
     throw Error(Code::kDevice, field + ": expected one for compute capability " + capability_of(device) + " (" + device.facts().name +
-                                   "), got one for " + list_text(other_gpu->capabilities) + ": " + other_gpu->where + remedy);
+                                   "), got one for " + list_text(other_gpu->capabilities) + ": " + other_gpu->where + options.remedy_for_gpu);
   }
   if (other_version != nullptr) {
     throw Error(Code::kBackend, field + ": expected one built by " + runtime.kind() + " " + runtime.version() + ", which is at " +
                                     runtime.path() + ", got one of " + other_version->library + " " + other_version->version + ": " +
-                                    other_version->where + remedy);
+                                    other_version->where + options.remedy);
   }
-  throw Error(Code::kBackend, field + ": expected one built for this plan, got none" + remedy);
+  throw Error(Code::kBackend, field + ": expected one built for this plan, got none" + options.remedy);
 }
 
 class TensorRt final : public DeviceDenoiser {
  public:
   TensorRt(const ModelSpec& spec, const NativeOptions& options, const DevicePtr& device)
-      : device_(device), precision_(options.precision), runtime_(options.library) {
-    const NativeEngine& unet = choose(options.engines, "unet", precision_, runtime_, *device, options.remedy);
+      : device_(device), precision_(options.precision), runtime_(open_library(options)) {
+    const NativeEngine& unet = choose(options, "unet", precision_, runtime_, *device);
     digest_ = unet.digest;
-    unet_ = open(unet, input_ports(spec.network, spec.shape), output_port(spec.network, "eps"), options.remedy);
+    unet_ = open(unet, input_ports(spec.network, spec.shape), output_port(spec.network, "eps"), options);
     if (spec.has_temb) {
       // Always float32: it runs once per table, and t times a frequency has no digits to spare.
-      const NativeEngine& temb = choose(options.engines, "temb", "fp32", runtime_, *device, options.remedy);
-      temb_ = open(temb, input_ports(spec.temb, spec.shape), output_port(spec.temb, "rows"), options.remedy);
+      const NativeEngine& temb = choose(options, "temb", "fp32", runtime_, *device);
+      temb_ = open(temb, input_ports(spec.temb, spec.shape), output_port(spec.temb, "rows"), options);
     }
     read_limits(spec);
     const size_t bytes = std::max(unet_->scratch_bytes(), temb_ ? temb_->scratch_bytes() : 0);
@@ -103,8 +126,9 @@ class TensorRt final : public DeviceDenoiser {
   void embed(const float* t, const int64_t* label, size_t n, void* rows, const DeviceStream& stream) override;
 
  private:
-  std::unique_ptr<nv::TensorRtGraph> open(const NativeEngine& engine, std::vector<Port> inputs, Port output, const std::string& remedy) {
-    return std::make_unique<nv::TensorRtGraph>(runtime_, engine.read(), std::move(inputs), std::move(output), "engine " + engine.where, remedy);
+  std::unique_ptr<nv::TensorRtGraph> open(const NativeEngine& engine, std::vector<Port> inputs, Port output, const NativeOptions& options) {
+    return std::make_unique<nv::TensorRtGraph>(runtime_, engine.read(), std::move(inputs), std::move(output), "engine " + engine.where,
+                                               nv::Remedy{options.remedy, options.remedy_for_gpu});
   }
   void read_limits(const ModelSpec& spec);
   void open_embedding();
@@ -180,7 +204,7 @@ std::unique_ptr<DeviceDenoiser> make_tensorrt(const ModelSpec& spec, const Nativ
 
 std::string examine_tensorrt(const std::string& library, const std::vector<uint8_t>* engine) {
   const nv::Runtime runtime(library);
-  if (engine != nullptr) runtime.deserialize(*engine, "engine", "");
+  if (engine != nullptr) runtime.deserialize(*engine, "engine", {});
   return R"({"library":")" + runtime.kind() + R"(","version":")" + runtime.version() + "\"}";
 }
 

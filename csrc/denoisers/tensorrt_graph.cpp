@@ -48,7 +48,7 @@ std::vector<int64_t> list_of(const Dims& dims) {
 }  // namespace
 
 TensorRtGraph::TensorRtGraph(const Runtime& runtime, const std::vector<uint8_t>& engine, std::vector<Port> inputs, Port output,
-                             std::string what, std::string remedy)
+                             std::string what, Remedy remedy)
     : runtime_(runtime), what_(std::move(what)), remedy_(std::move(remedy)), engine_(runtime.deserialize(engine, what_, remedy_)) {
   for (Port& port : inputs) {
     GraphPort made;
@@ -154,7 +154,7 @@ size_t TensorRtGraph::profile_for(int bucket) const {
     nearest = distance;
   }
   if (best < profiles_.size()) return best;
-  throw Error(Code::kBackend, what_ + ": expected a batch its profiles take (" + ranges + " rows), got " + std::to_string(bucket) + remedy_);
+  throw Error(Code::kBackend, what_ + ": expected a batch its profiles take (" + ranges + " rows), got " + std::to_string(bucket) + remedy_.any);
 }
 
 void TensorRtGraph::bind(const std::string& role, void* base, const DevicePtr& device) {
@@ -196,7 +196,7 @@ void TensorRtGraph::prepare(int bucket, const DeviceStream& stream) {
     shape.n = static_cast<int32_t>(sizes.size());
     std::copy(sizes.begin(), sizes.end(), shape.d);
     if (!call<bool>(context, context::kSetInputShape, port.port.name.c_str(), static_cast<const Dims*>(&shape))) {
-      Runtime::fail(what_ + ": " + port.port.name + ": expected shape " + dims_text(sizes) + " to be taken, got a refusal", Code::kBackend, remedy_);
+      Runtime::fail(what_ + ": " + port.port.name + ": expected shape " + dims_text(sizes) + " to be taken, got a refusal", Code::kBackend, remedy_.any);
     }
   }
   call<void>(context, context::kSetDeviceMemoryV2, scratch_, static_cast<int64_t>(scratch_bytes_));

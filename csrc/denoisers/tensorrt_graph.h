@@ -35,7 +35,7 @@ class TensorRtGraph {
 
   // `what` and `remedy`: see Runtime::deserialize. Inputs first, the output last; its row may be unknown (empty).
   TensorRtGraph(const Runtime& runtime, const std::vector<uint8_t>& engine, std::vector<Port> inputs, Port output, std::string what,
-                std::string remedy);
+                Remedy remedy);
 
   const GraphPort& port(const std::string& role) const;  // throws Error(kInternal) where there is none
   size_t scratch_bytes() const;
@@ -62,7 +62,8 @@ class TensorRtGraph {
   Dims dims(const char* tensor) const;
 
   const Runtime& runtime_;
-  const std::string what_, remedy_;
+  const std::string what_;
+  Remedy remedy_;
   Owned engine_;
   std::vector<GraphPort> ports_;
   std::vector<Profile> profiles_;

@@ -109,12 +109,13 @@ uint64_t Runtime::diagnose(const std::vector<uint8_t>& engine) const {
   return validity == kInvalid ? diagnostics : 0;
 }
 
-Owned Runtime::deserialize(const std::vector<uint8_t>& engine, const std::string& what, const std::string& remedy) const {
+Owned Runtime::deserialize(const std::vector<uint8_t>& engine, const std::string& what, const Remedy& remedy) const {
   Logger::shared().take();
   const uint64_t diagnostics = diagnose(engine);
   for (const Verdict& verdict : kVerdicts) {
     if ((diagnostics & verdict.bit) == 0) continue;
-    fail(what + ": expected " + verdict.needed + " (" + kind_ + " " + version_ + "), got " + verdict.found, verdict.code, remedy);
+    fail(what + ": expected " + verdict.needed + " (" + kind_ + " " + version_ + "), got " + verdict.found, verdict.code,
+         verdict.bit == kUnsupportedCapability ? remedy.for_gpu : remedy.any);
   }
   Owned made(call<Object*>(runtime_.get(), runtime::kDeserializeCudaEngine, static_cast<const void*>(engine.data()), engine.size()));
   if (made) return made;
@@ -124,7 +125,7 @@ Owned Runtime::deserialize(const std::vector<uint8_t>& engine, const std::string
     throw Error(verdict.code, what + ": expected " + verdict.needed + " for " + kind_ + " " + version_ + ", got " + verdict.found);
   }
   throw Error(Code::kBackend, what + ": expected an engine that " + kind_ + " " + version_ + " loads on this GPU, got: " +
-                                  (logged.empty() ? "no reason given" : logged) + remedy);
+                                  (logged.empty() ? "no reason given" : logged) + remedy.any);
 }
 
 void Runtime::fail(const std::string& what, Code code, const std::string& remedy) {

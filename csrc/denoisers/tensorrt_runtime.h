@@ -13,6 +13,11 @@
 namespace ddpm_rt {
 namespace nv {
 
+// "; COMMAND" at the end of a message: what makes an engine that fits, and one for the GPU at hand.
+struct Remedy {
+  std::string any, for_gpu;
+};
+
 class Runtime {
  public:
   // `library`: a path or a name for the loader; empty: libnvinfer.so.11, then libtensorrt_rtx.so.1. Throws Error(kBackend).
@@ -25,9 +30,9 @@ class Runtime {
 
   // What the header says of an engine, bits of Diagnostic. 0 for TensorRT proper, which has no such check.
   uint64_t diagnose(const std::vector<uint8_t>& engine) const;
-  // `what` names the engine in messages, `remedy` ends them ("; COMMAND"). Throws Error: kPlan for bytes that are no engine,
+  // `what` names the engine in messages, `remedy` ends them. Throws Error: kPlan for bytes that are no engine,
   // kBackend for another version, kDevice for another or a missing GPU, or a driver too old.
-  Owned deserialize(const std::vector<uint8_t>& engine, const std::string& what, const std::string& remedy) const;
+  Owned deserialize(const std::vector<uint8_t>& engine, const std::string& what, const Remedy& remedy) const;
 
   // Throws Error(kBackend) with what the library logged since the last call that failed, or began.
   [[noreturn]] static void fail(const std::string& what, Code code = Code::kBackend, const std::string& remedy = "");

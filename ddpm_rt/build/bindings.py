@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import importlib.util
 import os
+import pathlib
 from typing import Any
 
 from .. import backends
@@ -33,6 +34,8 @@ def load(library: str | os.PathLike[str] | None = None) -> TensorRt:
     Raises:
         BackendError: none found, no bindings for it, or bindings of another version.
     """
+    if library is not None and not pathlib.Path(library).is_file():
+        raise BackendError(f"library: expected libnvinfer.so.11 or libtensorrt_rtx.so.1, got no file at {os.fspath(library)!r}")
     found = [backends.tensorrt_at(library)] if library is not None else backends.tensorrt_libraries()
     if not found:
         raise BackendError(

@@ -167,7 +167,7 @@ void test_precisions_are_chosen_by_what_was_built() {
   options.precision = "fp32";
   CHECK(contains(open(options)->info(), "\"precision\":\"fp32\""));
   options.precision = "bf16";
-  CHECK_ERROR(Code::kBackend, open(options), "ddpm-rt build test_tensorrt.plan --backend tensorrt");
+  CHECK_ERROR(Code::kBackend, open(options), "ddpm-rt build test_tensorrt.plan --backend tensorrt --precision bf16");
 }
 
 void test_trust() {

@@ -155,7 +155,8 @@ typedef struct ddpm_rt_engine_options {
                                                              plan's self-test. Copied; `user` must outlive the engine */
   size_t device_denoiser_count;
   int32_t trust_native;            /* 1: load the engines (machine code) that the plan embeds, where a GPU can run them */
-  const char* tensorrt_library;    /* path of libnvinfer.so.11 or libtensorrt_rtx.so.1; null: default names */
+  const char* tensorrt_library;    /* path of libnvinfer.so.11 or libtensorrt_rtx.so.1, or several with ":"
+                                      between them: the first that built an engine; null: default names */
 } ddpm_rt_engine_options;
 DDPM_RT_API void ddpm_rt_engine_options_init(ddpm_rt_engine_options* options, size_t struct_size);
 
