@@ -198,7 +198,7 @@ def engine_options(
     if tensorrt_library is None and device != "cpu" and backend in ("auto", "tensorrt"):
         tensorrt_library = ":".join(str(found.path) for found in tensorrt_libraries()) or None
     given = {
-        "device": choice(device, "device"),
+        "device": text(device, "device"),
         "backend": choice(backend, "backend"),
         "precision": choice(precision, "precision"),
         "threads": None if threads is None else arrays.integer(threads, "threads", 1, 2**31 - 1),

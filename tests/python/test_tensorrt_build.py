@@ -14,6 +14,7 @@ from conftest import ROOT, write_mixture_plan
 
 import ddpm_rt
 from ddpm_rt import _core, backends
+from ddpm_rt import plan as plan_module
 from ddpm_rt.build import bindings, build, cache, engine
 
 pytest.importorskip("onnx", reason="the tensorrt extra has it")
@@ -137,11 +138,11 @@ def test_the_engine_s_own_folder_is_the_same(run, built, tmp_path):
 
 def test_a_plan_that_holds_engines_needs_trust_and_stays_a_plan(built):
     folder, plan, result = built
-    found = ddpm_rt.plan.inspect(folder / "with.plan", verify=True)
+    found = plan_module.inspect(folder / "with.plan", verify=True)
     (card,) = found["manifest"]["engines"]
     section = next(s for s in found["sections"] if s["name"] == card["section"])
     assert section["sha256"] == card["sha256"] == result["engines"][0]["sha256"]
-    assert re.search(r"^engine unet +tensorrt_rtx .*fp32", ddpm_rt.plan.render(found), re.MULTILINE)
+    assert re.search(r"^engine unet +tensorrt_rtx .*fp32", plan_module.render(found), re.MULTILINE)
     with pytest.raises(ddpm_rt.OptionError, match="trust_native: expected true"):
         ddpm_rt.Engine(folder / "with.plan", backend="tensorrt")
     a, b = (ddpm_rt.Engine(p, device="cpu").sample(2, seed=0) for p in (plan, folder / "with.plan"))
@@ -152,7 +153,7 @@ def test_engines_of_several_precisions_gather_in_one_plan(built):
     folder, _, _ = built
     for _ in range(2):  # the second replaces the first's
         build(folder / "with.plan", precision="bf16", cache_dir=folder / "cache", output=folder / "two.plan", force=True)
-    engines = ddpm_rt.plan.inspect(folder / "two.plan")["manifest"]["engines"]
+    engines = plan_module.inspect(folder / "two.plan")["manifest"]["engines"]
     assert [e["precision"] for e in engines] == ["fp32", "bf16"]
     build(folder / "two.plan", precision="bf16", cache_dir=folder / "cache", output=folder / "two.plan")
     assert len(_core.Plan(str(folder / "two.plan")).sections) == 4
