@@ -47,6 +47,7 @@ class Engine {
   void set_defaults(const ddpm_rt_engine_options& options);  // those that depend on the device
   // engine_native.cpp
   void find_native(const ddpm_rt_engine_options& options);
+  bool wants_native(const ddpm_rt_engine_options& options) const;  // nothing but a compiled engine will do
   bool start_native(const ddpm_rt_engine_options& options);
   std::string build_command(const std::string& options) const;  // "; COMMAND", for messages
   std::string device_class() const;

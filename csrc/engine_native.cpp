@@ -57,10 +57,13 @@ std::string Engine::build_command(const std::string& options) const {
   return "; ddpm-rt build " + plan_->path() + " --backend tensorrt" + options;
 }
 
+bool Engine::wants_native(const ddpm_rt_engine_options& options) const {
+  return spec_.network.kind == kTensorRt || (spec_.network.kind == "onnx" && text(options.backend) == kTensorRt);
+}
+
 // False: no engine of this plan is here, and none was asked for by name.
 bool Engine::start_native(const ddpm_rt_engine_options& options) {
-  const std::string backend = options.backend != nullptr ? options.backend : "auto";
-  const bool is_asked = backend == kTensorRt || spec_.network.kind == kTensorRt;
+  const bool is_asked = wants_native(options);
   if (device_ == nullptr || (native_.empty() && !is_asked)) return false;
   const std::string asked = options.precision != nullptr ? options.precision : "auto";
   std::vector<DeviceCandidate> candidates;
