@@ -11,6 +11,7 @@
 
 #include "emulated.h"
 #include "plan.h"
+#include "schedule.h"
 #include "sha256.h"
 
 namespace tensorrt_case {

@@ -1,8 +1,4 @@
-// TensorRT engines through the whole engine, on the emulated device and an emulated TensorRT; and, where there is one, the
-// real library up to what it does without a GPU.
-//
-//   DDPM_RT_TEST_TENSORRT   path of libtensorrt_rtx.so.1 or libnvinfer.so.11
-//   DDPM_RT_TEST_ENGINE     an engine that this library built
+// TensorRT engines through the whole engine, on the emulated device and an emulated TensorRT.
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -160,6 +156,26 @@ void test_tensorrt_proper_takes_the_same_path() {
   CHECK(same(sample(*open(), 9), expected(9)));
 }
 
+void test_of_several_libraries_the_one_that_built_is_taken() {
+  write_case(kPath, {unet("fp32", whole("float32", "profile 1 4 16\n"))});
+  Options options;
+  options.library = "no/such.so:libm.so.6:" DDPM_RT_EMULATED_TENSORRT;
+  CHECK(same(sample(*open(options), 3), expected(3)));
+  // Another version's, which opens too, built none of them.
+  const std::string other = "./test_tensorrt_other.so";
+  std::filesystem::copy_file(DDPM_RT_EMULATED_TENSORRT, other, std::filesystem::copy_options::overwrite_existing);
+  std::string why;
+  DynamicLibrary::open(other, &why).symbol<int(const char*, int64_t)>("tensorrt_emulated_set")("minor", 6);
+  options.library = other + ":" DDPM_RT_EMULATED_TENSORRT;
+  CHECK(same(sample(*open(options), 3), expected(3)));
+  options.library = other;
+  CHECK_ERROR(Code::kBackend, open(options), "expected one built by tensorrt_rtx 1.6");
+  std::filesystem::remove(other);
+  options.library = "no/such.so:libm.so.6";
+  const std::string message = message_of(Code::kBackend, [&] { open(options); });
+  CHECK(contains(message, "no/such.so") && contains(message, "libm.so.6"));
+}
+
 void test_precisions_are_chosen_by_what_was_built() {
   write_case(kPath, {unet("fp32", whole("float32", "profile 1 4 16\n")), unet("fp16", whole("float16", "profile 1 4 16\n"))});
   CHECK(contains(open()->info(), "\"precision\":\"fp16\""));
@@ -200,7 +216,7 @@ void test_mismatches_name_found_needed_and_the_command() {
   engine = unet("fp32", whole("float32", "profile 8 8 16\n"));
   write_case(kPath, {engine});
   message = message_of(Code::kBackend, [] { sample(*open(), 1); });
-  CHECK(contains(message, "8 to 16 rows") && contains(message, "got 1") && contains(message, command));
+  CHECK(contains(message, "8 to 16 rows), got 2") && contains(message, command));
 
   const struct {
     int64_t bit;
@@ -241,8 +257,12 @@ void test_a_failed_batch_takes_its_own_requests_only() {
   const Setting setting("capturable", 0);
   const auto engine = open();
   sample(*engine, 1);
-  set("fail enqueue", 3);
-  CHECK_ERROR(Code::kBackend, sample(*engine, 1), "an injected failure");
+  std::string message;
+  for (int i = 0; i < 5 && message.empty(); ++i) {  // a probe of another batch size may take the failure instead, and is dropped
+    set("fail enqueue", 3);
+    message = message_of(Code::kBackend, [&] { sample(*engine, 1); });
+  }
+  CHECK(contains(message, "an injected failure"));
   CHECK(same(sample(*engine, 1), expected(1)));
 }
 
@@ -301,51 +321,6 @@ void test_the_cache_of_the_user() {
   fs::remove_all(cache);
 }
 
-void test_libraries() {
-  CHECK_ERROR(Code::kBackend, examine_tensorrt("no/such/libnvinfer.so.11", nullptr), "no/such/libnvinfer.so.11");
-  CHECK_ERROR(Code::kBackend, examine_tensorrt("libm.so.6", nullptr), "getInferLibMajorVersion");
-  CHECK(contains(examine_tensorrt(DDPM_RT_EMULATED_TENSORRT, nullptr), "1.7.1.116"));
-  for (const auto& [major, minor] : {std::make_pair(10, 9), std::make_pair(12, 0), std::make_pair(1, 4)}) {
-    const Setting a("major", major), b("minor", minor);
-    CHECK_ERROR(Code::kBackend, examine_tensorrt(DDPM_RT_EMULATED_TENSORRT, nullptr),
-                "got version " + std::to_string(major) + "." + std::to_string(minor));
-  }
-}
-
-// What the real library says without a GPU. With one, a whole engine loads.
-void test_the_real_library() {
-  const char *library = std::getenv("DDPM_RT_TEST_TENSORRT"), *path = std::getenv("DDPM_RT_TEST_ENGINE");
-  if (library == nullptr || path == nullptr) {
-    std::printf("skipped: the real library (DDPM_RT_TEST_TENSORRT, DDPM_RT_TEST_ENGINE)\n");
-    return;
-  }
-  std::printf("%s\n", examine_tensorrt(library, nullptr).c_str());
-  std::ifstream file(path, std::ios::binary);
-  const Bytes engine{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  CHECK(engine.size() > 1000);
-  const auto judged = [&](Bytes data, Code code) { CHECK(!message_of(code, [&] { examine_tensorrt(library, &data); }).empty()); };
-  bool has_gpu = true;
-  try {
-    examine_tensorrt(library, &engine);
-  } catch (const Error& e) {
-    has_gpu = false;
-    CHECK(e.code() == Code::kDevice && contains(e.what(), "cudaError"));
-  }
-  for (const size_t bytes : {size_t{0}, size_t{63}, size_t{64}, size_t{1000}, engine.size() / 2, engine.size() - 1}) {
-    judged(Bytes(engine.begin(), engine.begin() + static_cast<ptrdiff_t>(bytes)), Code::kPlan);
-  }
-  Bytes longer = engine;
-  longer.push_back(0);
-  judged(longer, Code::kPlan);
-  for (const size_t at : {0, 3, 16, 64, 72}) {
-    Bytes flipped = engine;
-    flipped[at] ^= 0x10;
-    judged(flipped, Code::kPlan);
-  }
-  judged(bytes_of(std::string(100000, 'x')), Code::kPlan);
-  std::printf("the real library: a whole engine %s\n", has_gpu ? "loads" : "needs a GPU");
-}
-
 }  // namespace
 
 int main() {
@@ -355,6 +330,7 @@ int main() {
   test_half_types_cross_the_lane();
   test_split_networks_embed_on_the_device();
   test_tensorrt_proper_takes_the_same_path();
+  test_of_several_libraries_the_one_that_built_is_taken();
   test_precisions_are_chosen_by_what_was_built();
   test_trust();
   test_mismatches_name_found_needed_and_the_command();
@@ -362,8 +338,6 @@ int main() {
   test_a_failed_batch_takes_its_own_requests_only();
   test_raw_engines();
   test_the_cache_of_the_user();
-  test_libraries();
-  test_the_real_library();
   std::remove(kPath);
   return finish();
 }
