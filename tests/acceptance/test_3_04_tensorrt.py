@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -23,8 +24,9 @@ NAMES = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16"}
 # MB of the networks' engine: weights, and kernels by the hundred. Measured with TensorRT-RTX 1.7.1, with room around.
 SIZES = {
     "digits": {"fp32": (2, 25), "fp16": (1, 20), "bf16": (1, 20)},
-    "cifar10": {"fp32": (140, 220), "fp16": (70, 130), "bf16": (70, 130)},
+    "cifar10": {"fp32": (135, 200), "fp16": (70, 120), "bf16": (70, 120)},
 }
+SHAPES = {"digits": "1,28,28", "cifar10": "3,32,32"}
 
 
 def doctor() -> dict:
@@ -111,10 +113,19 @@ def test_a_true_engine_is_built_without_a_gpu(plans, cache, name, precision):
 
     found = layers(said)
     convolutions = [layer for layer in found if layer["kind"] == "correlation"]
-    norms = [layer for layer in found if "Inor" in layer["name"]]
+    norms = [layer for layer in found if re.search("Inor|Gnor", layer["name"])]  # instance and group normalisation
     assert len(convolutions) >= 20 and len(norms) >= 10, sorted({layer["kind"] for layer in found})
     assert all(types == {NAMES[precision]} for layer in convolutions for types in layer["types"])
-    assert all(types == {"Float"} for layer in norms for types in layer["types"])
+    assert all("Float" in layer["types"][1] for layer in norms)
+    for port, shape, kind in (("x", SHAPES[name], NAMES[precision]), ("eps", SHAPES[name], NAMES[precision]), ("rows", r"\d+", "Float")):
+        assert re.search(rf"Name: {port}, Dimensions: \[-1,{shape}\], [^{{}}]*Datatype: {kind},", said), port
+
+    data = pathlib.Path(unet["path"]).read_bytes()
+    if not has_gpu():  # all of it is read and found whole before CUDA is asked for
+        with pytest.raises(ddpm_rt.DeviceError, match="cudaError 35"):
+            ddpm_rt._core.examine_tensorrt(report["library_path"], data)
+    with pytest.raises(ddpm_rt.PlanError):
+        ddpm_rt._core.examine_tensorrt(report["library_path"], data[:-1])
 
 
 @pytest.mark.timeout(600)
