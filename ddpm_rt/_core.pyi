@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 __version__: str
 
 def options() -> list[dict[str, str]]: ...
+def examine_tensorrt(library: str, engine: bytes | None = None) -> str:
+    """JSON of a TensorRT library: library, version. With an engine: raises what loading it here raises."""
+
 
 class Plan:
     def __init__(self, path: str) -> None: ...

@@ -23,7 +23,14 @@ _TENSORRT = {
         ("tensorrt_rtx_libs", "onnxruntime_ep_nv_tensorrt_rtx"),
     ),
 }
-_SYSTEM_FOLDERS = ("/usr/local/lib", "/usr/lib64", "/usr/lib", "/usr/local/cuda/lib64", "/usr/local/tensorrt/lib", "/opt/tensorrt/lib")
+_SYSTEM_FOLDERS = (
+    "/usr/local/lib",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/local/cuda/lib64",
+    "/usr/local/tensorrt/lib",
+    "/opt/tensorrt/lib",
+)
 
 
 def find_library(package: str) -> str | None:

@@ -35,7 +35,9 @@ def load(library: str | os.PathLike[str] | None = None) -> TensorRt:
         BackendError: none found, no bindings for it, or bindings of another version.
     """
     if library is not None and not pathlib.Path(library).is_file():
-        raise BackendError(f"library: expected libnvinfer.so.11 or libtensorrt_rtx.so.1, got no file at {os.fspath(library)!r}")
+        raise BackendError(
+            f"library: expected libnvinfer.so.11 or libtensorrt_rtx.so.1, got no file at {os.fspath(library)!r}"
+        )
     found = [backends.tensorrt_at(library)] if library is not None else backends.tensorrt_libraries()
     if not found:
         raise BackendError(
@@ -65,7 +67,7 @@ def _loaded(library: backends.TensorRtLibrary, name: str) -> TensorRt:
 
 
 def library_version(path: str | os.PathLike[str]) -> str:
-    """"1.7.1.116" """
+    """ "1.7.1.116" """
     library = ctypes.CDLL(str(path))
     try:
         parts = [getattr(library, f"getInferLib{part}Version")() for part in ("Major", "Minor", "Patch", "Build")]

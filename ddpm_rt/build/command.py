@@ -30,7 +30,9 @@ ddpm_rt.Engine("y.plan", trust_native=True), and only if it comes from a source 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", help="a plan file, or the name of one")
-    parser.add_argument("--backend", choices=("tensorrt",), required=True, help="TensorRT 11 or TensorRT-RTX 1, as found")
+    parser.add_argument(
+        "--backend", choices=("tensorrt",), required=True, help="TensorRT 11 or TensorRT-RTX 1, as found"
+    )
     parser.add_argument(
         "--precision",
         choices=("fp16", "bf16", "fp32"),
@@ -44,13 +46,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="rows of a batch that the engine takes, and which it is tuned for; may be given again (default: 1,16,128)",
     )
     parser.add_argument(
-        "--cc", metavar="LIST", help="compute capabilities to build for, or current (default: all that the library's engines run on)"
+        "--cc",
+        metavar="LIST",
+        help="compute capabilities to build for, or current (default: all that the library's engines run on)",
     )
     parser.add_argument("-o", "--output", metavar="PLAN", help="write a copy of the plan with the engines in it")
-    parser.add_argument("--library", metavar="FILE", help="libnvinfer.so.11 or libtensorrt_rtx.so.1 (default: found by itself)")
+    parser.add_argument(
+        "--library", metavar="FILE", help="libnvinfer.so.11 or libtensorrt_rtx.so.1 (default: found by itself)"
+    )
     parser.add_argument("--cache-dir", metavar="DIR", help="folder of compiled networks (default: your cache folder)")
     parser.add_argument("--force", action="store_true", help="build again what the cache holds")
-    parser.add_argument("--verbose", action="store_true", help="print what the library says, with every layer and its types")
+    parser.add_argument(
+        "--verbose", action="store_true", help="print what the library says, with every layer and its types"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -27,7 +27,7 @@ class Recipe:
 
 
 def profile_of(value: Any) -> Profile:
-    """"1,16,128", or a sequence of three. OptionError where it is not 1 <= least <= best <= most."""
+    """ "1,16,128", or a sequence of three. OptionError where it is not 1 <= least <= best <= most."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
         least, best, most = (int(p) for p in parts)
@@ -35,7 +35,9 @@ def profile_of(value: Any) -> Profile:
             return least, best, most
     except (TypeError, ValueError):
         pass
-    raise OptionError(f"batch_profile: expected LEAST,BEST,MOST with 1 <= LEAST <= BEST <= MOST <= {MOST_ROWS}, got {value!r}")
+    raise OptionError(
+        f"batch_profile: expected LEAST,BEST,MOST with 1 <= LEAST <= BEST <= MOST <= {MOST_ROWS}, got {value!r}"
+    )
 
 
 def capabilities_of(values: Sequence[str], rt: TensorRt) -> tuple[str, ...]:

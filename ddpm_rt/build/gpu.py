@@ -18,7 +18,7 @@ def capabilities_built(kind: str, asked: Sequence[str]) -> tuple[str, ...]:
 
 
 def current_capability(kind: str) -> str:
-    """"9.0", of the first GPU."""
+    """ "9.0", of the first GPU."""
     wanted = f"{kind} builds for the GPU at hand" if kind == "tensorrt" else "cc current is the GPU at hand"
     hint = "" if kind == "tensorrt" else "; name capabilities, --cc 8.6,8.9, or none, to build without one"
     try:

@@ -15,7 +15,9 @@ from . import bindings, cache, engine, gpu
 
 PRECISIONS = ("fp16", "bf16", "fp32")
 PROFILE = (1, 16, 128)
-EMBEDDING_ROWS = 64  # the embedding runs in batches of this one size, so that its bits cannot depend on how many are asked for
+EMBEDDING_ROWS = (
+    64  # the embedding runs in batches of this one size, so that its bits cannot depend on how many are asked for
+)
 RECIPE = 1  # rises when the same inputs would give another engine
 
 
@@ -95,14 +97,19 @@ def build(
         "plan": str(path),
         "output": None if output is None else os.fspath(output),
         "engines": [
-            {**card, "path": str(folder / f"{cache.key_of(card)}.engine"), "seconds": round(seconds, 2), "cached": cached}
+            {
+                **card,
+                "path": str(folder / f"{cache.key_of(card)}.engine"),
+                "seconds": round(seconds, 2),
+                "cached": cached,
+            }
             for card, _, seconds, cached in engines
         ],
     }
 
 
 def networks_of(manifest: Any) -> dict[str, dict[str, Any]]:
-    """"temb" where there is one, and "unet" -> the manifest's network. PlanError where they are not ONNX."""
+    """ "temb" where there is one, and "unet" -> the manifest's network. PlanError where they are not ONNX."""
     try:
         stage = manifest["stages"][0]
         roles = {"temb": stage.get("temb"), "unet": stage["network"]}

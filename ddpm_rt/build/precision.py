@@ -19,12 +19,13 @@ HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"})
 # A sum of many terms, or a function whose range or slope is beyond a half type.
-FULL = frozenset(
+_FULL = (
     "InstanceNormalization GroupNormalization LayerNormalization BatchNormalization LpNormalization RMSNormalization "
     "MeanVarianceNormalization Softmax LogSoftmax Exp Log Pow Sqrt Reciprocal CumSum GlobalAveragePool AveragePool "
     "ReduceMean ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceProd Sin Cos Tan "
-    "If Loop Scan".split()
+    "If Loop Scan"
 )
+FULL = frozenset(_FULL.split())
 FIXED_INPUTS = {"Resize": (1, 2), "Upsample": (1,), "Dropout": (1,)}  # float32 by ONNX's rules, whatever the data
 BF16_OPSET = 22  # the first whose Conv and InstanceNormalization take bfloat16
 

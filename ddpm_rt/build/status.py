@@ -26,7 +26,9 @@ class Status:
         if not self._shown or now - self._start < _DELAY_SECONDS or now - self._written < _EVERY_SECONDS:
             return
         self._written = now
-        line = f"{network}: {phase} {step}/{steps} [{now - self._start:.0f} s]"[: shutil.get_terminal_size().columns - 1]
+        line = f"{network}: {phase} {step}/{steps} [{now - self._start:.0f} s]"[
+            : shutil.get_terminal_size().columns - 1
+        ]
         self._width = max(self._width, len(line))
         sys.stderr.write("\r" + line.ljust(self._width))
         sys.stderr.flush()

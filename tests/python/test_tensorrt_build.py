@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import re
 import shutil
 import stat
@@ -77,7 +78,12 @@ def built(tmp_path_factory):
 def test_an_engine_lies_in_the_cache_for_its_owner_alone(built):
     folder, plan, result = built
     (card,) = result["engines"]
-    assert (card["network"], card["precision"], card["library"], card["cached"]) == ("unet", "fp32", "tensorrt_rtx", False)
+    assert (card["network"], card["precision"], card["library"], card["cached"]) == (
+        "unet",
+        "fp32",
+        "tensorrt_rtx",
+        False,
+    )
     assert card["source"] == next(s["sha256"] for s in _core.Plan(str(plan)).sections if s["name"] == "net")
     assert result["version"] == card["version"] == bindings.library_version(LIBRARIES[0].path)
     at = folder / "cache" / "engines"
@@ -91,7 +97,7 @@ def test_the_same_again_is_not_built_and_a_damaged_one_is(built):
     with_cache = {"precision": "fp32", "cache_dir": folder / "cache"}
     assert build(plan, **with_cache)["engines"][0]["cached"]
     path = result["engines"][0]["path"]
-    whole = open(path, "rb").read()
+    whole = pathlib.Path(path).read_bytes()
     with open(path, "r+b") as file:
         file.seek(1000)
         file.write(bytes([whole[1000] ^ 1]))
@@ -152,7 +158,9 @@ def test_a_plan_that_holds_engines_needs_trust_and_stays_a_plan(built):
 def test_engines_of_several_precisions_gather_in_one_plan(built):
     folder, _, _ = built
     for _ in range(2):  # the second replaces the first's
-        build(folder / "with.plan", precision="bf16", cache_dir=folder / "cache", output=folder / "two.plan", force=True)
+        build(
+            folder / "with.plan", precision="bf16", cache_dir=folder / "cache", output=folder / "two.plan", force=True
+        )
     engines = plan_module.inspect(folder / "two.plan")["manifest"]["engines"]
     assert [e["precision"] for e in engines] == ["fp32", "bf16"]
     build(folder / "two.plan", precision="bf16", cache_dir=folder / "cache", output=folder / "two.plan")
@@ -219,7 +227,9 @@ def test_ctrl_c_ends_a_build(built, tmp_path):
 
 def test_no_library_says_what_to_install(monkeypatch):
     monkeypatch.setattr(backends, "tensorrt_libraries", list)
-    with pytest.raises(ddpm_rt.BackendError, match=r'libnvinfer.so.11 or libtensorrt_rtx.so.1 .*pip install "ddpm_rt\[tensorrt\]"'):
+    with pytest.raises(
+        ddpm_rt.BackendError, match=r'libnvinfer.so.11 or libtensorrt_rtx.so.1 .*pip install "ddpm_rt\[tensorrt\]"'
+    ):
         bindings.load()
 
 
@@ -230,12 +240,19 @@ def test_no_bindings_says_what_to_install(monkeypatch):
 
 
 def test_bindings_of_another_version_say_which():
-    with pytest.raises(ddpm_rt.BackendError, match=r"expected tensorrt_rtx_bindings of version 1.7.1.116, .*got 1.6.0.9; pip"):
+    with pytest.raises(
+        ddpm_rt.BackendError, match=r"expected tensorrt_rtx_bindings of version 1.7.1.116, .*got 1.6.0.9; pip"
+    ):
         bindings.check_version("1.6.0.9", "1.7.1.116", "tensorrt_rtx_bindings", "/x/libtensorrt_rtx.so.1")
 
 
 def test_the_machine_s_library_comes_before_the_wheel_s(monkeypatch, tmp_path):
-    for name in ("libnvinfer.so.11", "libtensorrt_rtx.so.1.6.0", "libtensorrt_rtx.so.1.10.0", "libtensorrt_onnxparser_rtx.so.1.10.0"):
+    for name in (
+        "libnvinfer.so.11",
+        "libtensorrt_rtx.so.1.6.0",
+        "libtensorrt_rtx.so.1.10.0",
+        "libtensorrt_onnxparser_rtx.so.1.10.0",
+    ):
         (tmp_path / name).touch()
     monkeypatch.setenv("LD_LIBRARY_PATH", f"/no/such:{tmp_path}")
     first, second, *rest = backends.tensorrt_libraries()
@@ -256,7 +273,7 @@ def test_the_runtime_names_the_library_and_its_version():
 @pytest.mark.skipif(has_gpu(), reason="here a GPU can load the engine")
 def test_without_a_gpu_a_whole_engine_is_a_device_error_and_a_damaged_one_a_plan_error(built):
     library = str(LIBRARIES[0].path)
-    data = open(built[2]["engines"][0]["path"], "rb").read()
+    data = pathlib.Path(built[2]["engines"][0]["path"]).read_bytes()
     with pytest.raises(ddpm_rt.DeviceError, match="cudaError 35"):
         _core.examine_tensorrt(library, data)
     for damaged in (b"", data[:40], data[: len(data) // 2], b"x" * len(data), bytes([data[0] ^ 1]) + data[1:]):
@@ -308,7 +325,18 @@ def test_a_raw_engine_needs_a_card_and_trust(built, tmp_path):
 
 def test_the_command_prints_what_it_made(run, built, tmp_path):
     _, plan, _ = built
-    done = run("build", plan, "--backend", "tensorrt", "--cache-dir", tmp_path, "--batch-profile", "1,2,8", "-o", tmp_path / "y.plan")
+    done = run(
+        "build",
+        plan,
+        "--backend",
+        "tensorrt",
+        "--cache-dir",
+        tmp_path,
+        "--batch-profile",
+        "1,2,8",
+        "-o",
+        tmp_path / "y.plan",
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert re.search(r"unet +fp16 +1 to 8 rows +[\d.]+ MB", done.stdout) and "y.plan" in done.stdout
     again = run("build", plan, "--backend", "tensorrt", "--cache-dir", tmp_path, "--batch-profile", "1,2,8")
@@ -329,5 +357,3 @@ def test_nothing_has_to_be_set_to_find_the_library(run):
     env = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
     done = run(python=code, env=env, cwd="/")
     assert done.returncode == 0 and done.stdout.startswith("1."), done.stderr
-
-

@@ -7,11 +7,11 @@ import pytest
 from conftest import ROOT
 
 onnx = pytest.importorskip("onnx", reason="the export and tensorrt extras have it")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper
 
-import ddpm_rt  # noqa: E402
-from ddpm_rt import _core  # noqa: E402
-from ddpm_rt.build.precision import FULL, count_types, to_half  # noqa: E402
+import ddpm_rt
+from ddpm_rt import _core
+from ddpm_rt.build.precision import FULL, count_types, to_half
 
 DIGITS = ROOT / "ddpm_rt" / "models" / "digits.plan"
 HALF = {"fp16": "float16", "bf16": "bfloat16"}
