@@ -56,6 +56,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("__version__") = ddpm_rt::version();
   py::register_local_exception_translator(&translate);
   m.def("options", &options);
+  m.def("device_info", &ddpm_rt::device_info, py::arg("device"), py::arg("library") = "",
+        py::call_guard<py::gil_scoped_release>());
   py::class_<ddpm_rt::Plan>(m, "Plan")
       .def(py::init<const std::string&>(), py::arg("path"), py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("manifest", &ddpm_rt::Plan::manifest)

@@ -8,11 +8,6 @@ namespace {
 
 thread_local int depth = 0;
 
-struct Inside {
-  Inside() { ++depth; }
-  ~Inside() { --depth; }
-};
-
 // Python keeps what it is given, so it gets copies: the engine's buffers change with the next tick.
 template <typename T>
 py::array_t<T> copied(const Shape& shape, const T* data) {
@@ -32,7 +27,9 @@ Shape batch_of(size_t count, const Shape& shape) {
   throw py::error_already_set();
 }
 
-std::string describe(const py::error_already_set& e) {
+}  // namespace
+
+std::string RaisedError::describe(const py::error_already_set& e) {
   try {
     return e.type().attr("__name__").cast<std::string>() + ": " + py::str(e.value()).cast<std::string>();
   } catch (const std::exception&) {  // its own __str__ failed
@@ -40,7 +37,8 @@ std::string describe(const py::error_already_set& e) {
   }
 }
 
-}  // namespace
+InsideCallback::InsideCallback() { ++depth; }
+InsideCallback::~InsideCallback() { --depth; }
 
 void PythonDenoiser::evaluate(const float* x, const float* t, const int64_t* label, size_t count, float* out) const {
   const Shape full = batch_of(count, shape);
@@ -61,23 +59,13 @@ void PythonDenoiser::evaluate(const float* x, const float* t, const int64_t* lab
 
 void PythonDenoiser::operator()(const float* x, const float* t, const int64_t* label, size_t count, float* out) {
   py::gil_scoped_acquire gil;
-  const Inside inside;
-  try {
-    evaluate(x, t, label, count, out);
-    return;
-  } catch (const py::error_already_set& e) {
-    error = e.value();
-    message = describe(e);
-  } catch (const std::exception& e) {
-    error = py::none();
-    message = e.what();
-  }
-  throw std::runtime_error(message);
+  const InsideCallback inside;
+  if (raised.from([&] { evaluate(x, t, label, count, out); })) throw std::runtime_error(raised.message);
 }
 
 bool PythonCallback::operator()(int64_t row, int64_t rows, const float* x0, size_t images) const {
   py::gil_scoped_acquire gil;
-  const Inside inside;
+  const InsideCallback inside;
   py::array view = copied(batch_of(images, shape), x0);
   view.attr("flags").attr("writeable") = false;
   const py::object answer = fn(row, rows, view);

@@ -6,13 +6,44 @@
 
 #include "bindings.h"
 
-// The denoiser of an engine made from a callable. What it raises fails the requests of the evaluation with its text, and is
-// kept as the cause that ddpm_rt/engine.py attaches. Fields are guarded by the GIL.
+// What Python raised last on the engine's thread, and the text it went on with: the cause that ddpm_rt/engine.py attaches to
+// the error of that text. Guarded by the GIL.
+struct RaisedError {
+  py::object error = py::none();
+  std::string message;
+
+  // Runs f; true where it raised, with the fields set.
+  template <typename F>
+  bool from(F&& f) {
+    try {
+      f();
+      return false;
+    } catch (const py::error_already_set& e) {
+      error = e.value();
+      message = describe(e);
+    } catch (const std::exception& e) {
+      error = py::none();
+      message = e.what();
+    }
+    return true;
+  }
+  bool tells_of(const std::string& text) const { return !message.empty() && text.find(message) != std::string::npos; }
+
+ private:
+  static std::string describe(const py::error_already_set& e);
+};
+
+// Marks this thread as an engine's, inside one of its callbacks.
+struct InsideCallback {
+  InsideCallback();
+  ~InsideCallback();
+};
+
+// The denoiser of an engine made from a callable. What it raises fails the requests of the evaluation with its text.
 struct PythonDenoiser {
   py::object fn;
   Shape shape;
-  py::object error = py::none();  // what fn raised last
-  std::string message;            // the text it went on with
+  RaisedError raised;
 
   void operator()(const float* x, const float* t, const int64_t* label, size_t count, float* out);
 

@@ -3,8 +3,9 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
-#include "bindings_callbacks.h"
+#include "bindings_device.h"
 
 namespace {
 
@@ -14,7 +15,7 @@ constexpr size_t kRowBytes = 256;
 
 class Request {
  public:
-  Request(ddpm_rt::Request request, py::array out, std::shared_ptr<PythonCallback> callback)
+  Request(ddpm_rt::Request request, py::object out, std::shared_ptr<PythonCallback> callback)
       : out_(std::move(out)),
         callback_(std::move(callback)),
         request_(std::make_unique<ddpm_rt::Request>(std::move(request))) {}
@@ -39,7 +40,7 @@ class Request {
   }
 
  private:
-  py::array out_;  // the engine writes it until the request is finished
+  py::object out_;  // the engine writes it until the request is finished
   std::shared_ptr<PythonCallback> callback_;  // the last reference to Python objects is dropped here, with the GIL
   std::unique_ptr<ddpm_rt::Request> request_;
 };
@@ -57,21 +58,25 @@ struct Join {
 
 class Engine {
  public:
-  static std::unique_ptr<Engine> open(const std::string& path, const py::dict& options) {
+  static std::unique_ptr<Engine> open(const std::string& path, const py::dict& options, const py::list& networks) {
     auto self = std::make_unique<Engine>();
-    const ddpm_rt::EngineOptions o = engine_options(options);
+    const ddpm_rt::EngineOptions o = self->engine_options(options, networks);
     self->engine_.reset(unlocked([&] { return new ddpm_rt::Engine(path, o); }), Join());
     return self;
   }
 
   static std::unique_ptr<Engine> from_callable(const std::string& manifest, const DoubleArray& alpha_bar,
-                                               py::object fn, Shape shape, const py::dict& options) {
+                                               py::object fn, Shape shape, const py::dict& options,
+                                               const py::list& networks) {
     auto self = std::make_unique<Engine>();
-    self->denoiser_ = std::make_unique<PythonDenoiser>();
-    self->denoiser_->fn = std::move(fn);
-    self->denoiser_->shape = std::move(shape);
-    const ddpm_rt::EngineOptions o = engine_options(options);
-    const auto denoise = [denoiser = self->denoiser_.get()](auto... arguments) { (*denoiser)(arguments...); };
+    const ddpm_rt::EngineOptions o = self->engine_options(options, networks);
+    ddpm_rt::DenoiseFunction denoise;
+    if (!fn.is_none()) {
+      self->denoiser_ = std::make_unique<PythonDenoiser>();
+      self->denoiser_->fn = std::move(fn);
+      self->denoiser_->shape = std::move(shape);
+      denoise = [denoiser = self->denoiser_.get()](auto... arguments) { (*denoiser)(arguments...); };
+    }
     const std::vector<double> schedule(alpha_bar.data(), alpha_bar.data() + alpha_bar.size());
     self->engine_.reset(unlocked([&] { return new ddpm_rt::Engine(manifest, schedule, denoise, o); }), Join());
     return self;
@@ -79,7 +84,10 @@ class Engine {
 
   // Collected inside a callback: an engine cannot join its own thread and is then left to the end of the process.
   ~Engine() {
-    if (is_inside_callback()) (void)denoiser_.release();
+    if (is_inside_callback()) {
+      (void)denoiser_.release();
+      for (auto& network : networks_) (void)network.release();
+    }
     release();
   }
 
@@ -97,7 +105,8 @@ class Engine {
     return unlocked([&] { return engine->info(); });
   }
 
-  std::unique_ptr<Request> submit(py::array out, const Shape& shape, int64_t n, const std::optional<Int64Array>& labels,
+  // out: an array, or (address, bytes, is uint8, owner) in the device's memory.
+  std::unique_ptr<Request> submit(const py::object& out, const Shape& shape, int64_t n, const std::optional<Int64Array>& labels,
                                   std::optional<double> scale, const Text& sampler, std::optional<int> steps,
                                   std::optional<double> eta, const Text& clip, const Text& variance, const Text& grid,
                                   const Text& compat, const Text& sampler_options, const std::optional<py::bytes>& rows,
@@ -124,31 +133,52 @@ class Engine {
     if (seeds) o.seeds.assign(seeds->data(), seeds->data() + seeds->size());
     if (latents) o.latents = latents->data(), o.latent_elements = static_cast<size_t>(latents->size());
     if (x_init) o.x_init = x_init->data(), o.x_init_elements = static_cast<size_t>(x_init->size());
-    o.output = py::isinstance<py::array_t<uint8_t>>(out) ? DDPM_RT_UINT8_NHWC : DDPM_RT_FLOAT_NCHW;
+    void* data;
+    size_t bytes;
+    bool is_uint8;
+    if (py::isinstance<py::tuple>(out)) {
+      const auto parts = out.cast<std::tuple<uintptr_t, size_t, bool, py::object>>();
+      data = reinterpret_cast<void*>(std::get<0>(parts));
+      bytes = std::get<1>(parts);
+      is_uint8 = std::get<2>(parts);
+      o.out_on_device = true;
+    } else {
+      auto array = out.cast<py::array>();
+      data = array.mutable_data();
+      bytes = static_cast<size_t>(array.nbytes());
+      is_uint8 = py::isinstance<py::array_t<uint8_t>>(array);
+    }
+    o.output = is_uint8 ? DDPM_RT_UINT8_NHWC : DDPM_RT_FLOAT_NCHW;
     o.keep_nonfinite = keep_nonfinite;
     std::shared_ptr<PythonCallback> kept;
     if (!callback.is_none()) {
       kept = std::make_shared<PythonCallback>(PythonCallback{std::move(callback), shape});
       o.callback = [watcher = kept.get()](auto... arguments) { return (*watcher)(arguments...); };
     }
-    void* data = out.mutable_data();
-    const size_t bytes = static_cast<size_t>(out.nbytes());
     ddpm_rt::Request request = unlocked([&] { return engine->submit(o, data, bytes); });
-    return std::make_unique<Request>(std::move(request), std::move(out), std::move(kept));
+    return std::make_unique<Request>(std::move(request), out, std::move(kept));
   }
 
-  // What the denoiser raised last, if `message` (of a BackendError) tells of it; None otherwise.
+  // What a denoiser raised last, if `message` (of a BackendError) tells of it; None otherwise.
   py::object denoiser_error(const std::string& message) const {
-    if (!denoiser_ || denoiser_->message.empty() || message.find(denoiser_->message) == std::string::npos) return py::none();
-    return denoiser_->error;
+    if (denoiser_ && denoiser_->raised.tells_of(message)) return denoiser_->raised.error;
+    for (const auto& network : networks_) {
+      if (network->raised.tells_of(message)) return network->raised.error;
+    }
+    return py::none();
   }
   void forget_denoiser_error() {  // its traceback keeps the frames' arrays alive
-    if (denoiser_) denoiser_->error = py::none();
+    if (denoiser_) denoiser_->raised.error = py::none();
+    for (const auto& network : networks_) network->raised.error = py::none();
   }
 
  private:
-  static ddpm_rt::EngineOptions engine_options(const py::dict& given) {
+  ddpm_rt::EngineOptions engine_options(const py::dict& given, const py::list& networks) {
     ddpm_rt::EngineOptions o;
+    for (const auto network : networks) {
+      networks_.push_back(std::make_unique<PythonDeviceNetwork>(py::reinterpret_borrow<py::object>(network)));
+      o.device_denoisers.push_back(networks_.back()->functions());
+    }
     const auto read = [&](const char* name, auto* field) {
       if (given.contains(name)) *field = py::cast<std::decay_t<decltype(*field)>>(given[name]);
     };
@@ -163,6 +193,7 @@ class Engine {
     read("onnxruntime_library", &o.onnxruntime_library);
     read("tensorrt_library", &o.tensorrt_library);
     read("trust_native", &o.trust_native);
+    read("cuda_library", &o.cuda_library);
     o.log = &log_to_python;
     return o;
   }
@@ -173,7 +204,8 @@ class Engine {
     return engine_;
   }
 
-  std::unique_ptr<PythonDenoiser> denoiser_;  // outlives engine_, whose release joins the thread that calls it
+  std::unique_ptr<PythonDenoiser> denoiser_;  // both outlive engine_, whose release joins the thread that calls them
+  std::vector<std::unique_ptr<PythonDeviceNetwork>> networks_;
   std::shared_ptr<ddpm_rt::Engine> engine_;
 };
 
@@ -194,12 +226,12 @@ void bind_engine(py::module_& m) {
       .def("progress", &Request::progress)
       .def("result", &Request::result);
   py::class_<Engine>(m, "Engine")
-      .def_static("open", &Engine::open, arg("path"), arg("options"))
+      .def_static("open", &Engine::open, arg("path"), arg("options"), arg("networks") = py::list())
       .def_static("from_callable", &Engine::from_callable, arg("manifest"), arg("alpha_bar"), arg("fn"), arg("shape"),
-                  arg("options"))
+                  arg("options"), arg("networks") = py::list())
       .def("close", &Engine::close)
       .def("info", &Engine::info)
-      .def("submit", &Engine::submit, arg("out").noconvert(), arg("shape"), py::kw_only(), arg("n"), arg("labels").noconvert(),
+      .def("submit", &Engine::submit, arg("out"), arg("shape"), py::kw_only(), arg("n"), arg("labels").noconvert(),
            arg("scale"), arg("sampler"), arg("steps"), arg("eta"), arg("clip"), arg("variance"), arg("grid"), arg("compat"),
            arg("sampler_options"), arg("rows"), arg("init_sigma"), arg("seed"),
            arg("seeds").noconvert(), arg("latents").noconvert(), arg("x_init").noconvert(), arg("keep_nonfinite"), arg("callback"))

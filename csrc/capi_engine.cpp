@@ -57,6 +57,16 @@ void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_
   ddpm_rt::write_struct(full, options, struct_size);
 }
 
+ddpm_rt_status ddpm_rt_device_info(const char* device, const char* cuda_library, ddpm_rt_string** json) {
+  return guarded([&] {
+    expect_given(json, "json");
+    *json = nullptr;
+    expect_given(device, "device");
+    *json = new ddpm_rt_string{ddpm_rt::device_info(device, cuda_library != nullptr ? cuda_library : "")};
+    return DDPM_RT_OK;
+  });
+}
+
 ddpm_rt_status ddpm_rt_engine_open(const char* plan_path, const ddpm_rt_engine_options* options, ddpm_rt_engine** engine) {
   return guarded([&] {
     expect_given(engine, "engine");

@@ -21,6 +21,8 @@ namespace ddpm_rt {
 struct DeviceCandidate;
 
 std::string section_digest(const Plan& plan, const std::string& section);  // hex
+// JSON object text of "cuda" or "cuda:N"; `library` empty: as installed. Throws Error(kDevice).
+std::string device_info(const std::string& device, const std::string& library);
 
 class Engine {
  public:

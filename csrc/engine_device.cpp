@@ -78,7 +78,30 @@ DeviceFunctions read_functions(const ddpm_rt_device_denoiser* given, const std::
   return f;
 }
 
+// JSON object text.
+std::string facts_of(const Device& device) {
+  const DeviceFacts& facts = device.facts();
+  const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
+  return nlohmann::json({{"kind", device.api().name},
+                         {"name", facts.name},
+                         {"compute_capability", std::to_string(facts.major) + "." + std::to_string(facts.minor)},
+                         {"multiprocessors", facts.multiprocessors},
+                         {"memory_bytes", facts.memory_bytes},
+                         {"driver", version(device.driver_version())},
+                         {"runtime", version(device.runtime_version())},
+                         {"library", device.library()}})
+      .dump();
+}
+
+DevicePtr open_named(const std::string& device, const std::string& library) {
+  const int ordinal = cuda_ordinal(device);
+  if (ordinal < 0) refuse("device: expected one of auto, cpu, cuda, cuda:N, got \"" + device + "\"");
+  return Device::open(library, ordinal);
+}
+
 }  // namespace
+
+std::string device_info(const std::string& device, const std::string& library) { return facts_of(*open_named(device, library)); }
 
 void Engine::open_device(const ddpm_rt_engine_options& options) {
   const std::string device = options.device != nullptr ? options.device : "auto";
@@ -99,9 +122,7 @@ void Engine::open_device(const ddpm_rt_engine_options& options) {
     }
     return;
   }
-  const int ordinal = cuda_ordinal(device);
-  if (ordinal < 0) refuse("device: expected one of auto, cpu, cuda, cuda:N, got \"" + device + "\"");
-  device_ = Device::open(library, ordinal);
+  device_ = open_named(device, library);
 }
 
 bool Engine::start_functions(const ddpm_rt_engine_options& options, const std::string& digest) {
@@ -148,19 +169,6 @@ std::string Engine::device_name() const {
   return device_ == nullptr ? "cpu" : std::string(device_->api().name) + ":" + std::to_string(device_->ordinal());
 }
 
-// JSON object text; null on the CPU.
-std::string Engine::device_facts() const {
-  if (device_ == nullptr) return "null";
-  const DeviceFacts& facts = device_->facts();
-  const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
-  return nlohmann::json({{"name", facts.name},
-                         {"compute_capability", std::to_string(facts.major) + "." + std::to_string(facts.minor)},
-                         {"multiprocessors", facts.multiprocessors},
-                         {"memory_bytes", facts.memory_bytes},
-                         {"driver", version(device_->driver_version())},
-                         {"runtime", version(device_->runtime_version())},
-                         {"library", device_->library()}})
-      .dump();
-}
+std::string Engine::device_facts() const { return device_ == nullptr ? "null" : facts_of(*device_); }
 
 }  // namespace ddpm_rt

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 __version__: str
 
 def options() -> list[dict[str, str]]: ...
+def device_info(device: str, library: str = "") -> str:
+    """JSON of "cuda" or "cuda:N"."""
 def examine_tensorrt(library: str, engine: bytes | None = None) -> str:
     """JSON of a TensorRT library: library, version. With an engine: raises what loading it here raises."""
-
 
 class Plan:
     def __init__(self, path: str) -> None: ...
@@ -76,20 +77,22 @@ class Request:
 
 class Engine:
     @staticmethod
-    def open(path: str, options: Mapping[str, Any]) -> Engine: ...
+    def open(path: str, options: Mapping[str, Any], networks: list[Any] = ...) -> Engine:
+        """networks: objects as csrc/bindings_device.h describes them."""
     @staticmethod
     def from_callable(
         manifest: str,
         alpha_bar: NDArray[np.float64],
-        fn: Callable[..., Any],
+        fn: Callable[..., Any] | None,
         shape: Sequence[int],
         options: Mapping[str, Any],
+        networks: list[Any] = ...,
     ) -> Engine: ...
     def close(self) -> None: ...
     def info(self) -> str: ...
     def submit(
         self,
-        out: NDArray[Any],
+        out: NDArray[Any] | tuple[int, int, bool, Any],
         shape: Sequence[int],
         *,
         n: int,

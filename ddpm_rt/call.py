@@ -28,6 +28,7 @@ class Model:
     role: str
     range: tuple[float, float]
     class_names: tuple[str, ...]
+    device: str = "cpu"  # as info() names it
 
 
 def seeds_of(seeds: Any, n: int) -> np.ndarray | None:
@@ -106,8 +107,12 @@ def output_kind(output: str | None, model: Model) -> str:
     return kind
 
 
-def allocate(n: int, model: Model, kind: str) -> np.ndarray:
-    """The array that the engine writes: uint8 [n, H, W, C] or float32 [n, *shape]."""
+def allocate(n: int, model: Model, kind: str) -> tuple[Any, Any]:
+    """The array that the engine writes, uint8 [n, H, W, C] or float32 [n, *shape], and what the extension takes for it."""
+    if kind == "torch" and model.device != "cpu":
+        from . import torch_denoiser
+
+        return torch_denoiser.output(n, model.shape, model.device)
     if kind in ("uint8", "pil"):
         channels, height, width = model.shape
         shape, dtype = (n, height, width, channels), np.dtype(np.uint8)
@@ -117,7 +122,8 @@ def allocate(n: int, model: Model, kind: str) -> np.ndarray:
     try:
         if wanted > physical_memory():
             raise MemoryError
-        return np.empty(shape, dtype)
+        out = np.empty(shape, dtype)
+        return out, out
     except MemoryError:
         raise OptionError(
             f"n: expected an output that fits in memory, got {n} samples of {wanted / n:.0f} bytes"
@@ -190,6 +196,7 @@ def engine_options(
     max_batch: int | None,
     batch_invariant: bool | None,
     cache_dir: str | os.PathLike[str] | None,
+    cuda_library: str | os.PathLike[str] | None,
     tensorrt_library: str | os.PathLike[str] | None = None,
     trust_native: bool = False,
 ) -> dict[str, Any]:
@@ -207,6 +214,7 @@ def engine_options(
         "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
         "openvino_library": find_library("openvino"),
         "onnxruntime_library": find_library("onnxruntime"),
+        "cuda_library": None if cuda_library is None else os.fspath(cuda_library),
         "tensorrt_library": None if tensorrt_library is None else os.fspath(tensorrt_library),
         "trust_native": trust_native,
     }

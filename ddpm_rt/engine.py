@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import _core, arrays, call, images, kernels, options, plan_files
+from . import _core, arrays, call, devices, images, kernels, options, plan_files
 from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
 from .tables import Table, options_json
@@ -31,14 +31,17 @@ class Engine:
 
     Args:
         plan: a path, or the name of a plan that comes with the package ("digits"). A raw .onnx file needs a card.
-        device: "auto" or "cpu".
-        backend: "auto", "openvino", "onnxruntime", "analytic" or "tensorrt". `info()["backend"]` says which was taken.
+        device: "auto", "cpu", "cuda" or "cuda:N". auto takes a GPU where a TensorRT engine of the plan is built or PyTorch can run
+            it there.
+        backend: "auto", "openvino", "onnxruntime", "analytic" or, on a GPU, "tensorrt" or "torch". `info()["backend"]` says
+            which was taken.
         precision: "auto", "fp32", "bf16" or "fp16".
         threads: of the network; None: the least of affinity, cgroup quota and physical cores.
         max_batch: images resident at a time; None: chosen.
-        batch_invariant: an image's bits do not depend on its neighbours; None: True on the CPU.
+        batch_invariant: an image's bits do not depend on its neighbours; None: True on the CPU, False on a GPU.
         cache_dir: folder of compiled networks; None: the user's cache folder; "": none.
         card: JSON manifest for a model file that is not a plan; None: NAME.json beside it.
+        cuda_library: path of the GPU part of ddpm_rt; None: as installed.
         tensorrt_library: path of libnvinfer.so.11 or libtensorrt_rtx.so.1; None: one on this machine, else in a package.
         trust_native: load machine code that a plan embeds; only for files from a source you trust.
 
@@ -58,6 +61,7 @@ class Engine:
         batch_invariant: bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         card: str | os.PathLike[str] | None = None,
+        cuda_library: str | os.PathLike[str] | None = None,
         tensorrt_library: str | os.PathLike[str] | None = None,
         trust_native: bool = False,
         **unknown: Any,
@@ -66,9 +70,22 @@ class Engine:
             raise OptionError(f"trust_native: expected True or False, got {trust_native!r}")
         for name in unknown:
             raise options.unknown(name, [r["name"] for r in options.table() if r["scope"] == "engine"], "Engine")
-        given = call.engine_options(device, backend, precision, threads, max_batch, batch_invariant, cache_dir, tensorrt_library, trust_native)
+        given = call.engine_options(
+            device,
+            backend,
+            precision,
+            threads,
+            max_batch,
+            batch_invariant,
+            cache_dir,
+            cuda_library,
+            tensorrt_library,
+            trust_native,
+        )
         with plan_files.located(plan, card) as path:
-            self._open(_core.Engine.open(str(path), given))
+            found = devices.facts(device, backend, given.get("cuda_library"))
+            networks = devices.networks_of_plan(str(path), device, backend, precision, found)
+            self._open(_core.Engine.open(str(path), given, networks))
 
     @classmethod
     def from_callable(
@@ -111,9 +128,65 @@ class Engine:
         text = call.callable_manifest(
             name, shape, role, data_range, prediction, time, time_scale, continuous, num_classes, class_names, defaults
         )
-        given = call.engine_options("auto", "auto", "auto", None, max_batch, None, None)
+        given = call.engine_options("cpu", "auto", "auto", None, max_batch, None, None, None)
         self = cls.__new__(cls)
         self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), given))
+        return self
+
+    @classmethod
+    def from_torch(
+        cls,
+        module: Callable[..., Any],
+        shape: Sequence[int],
+        schedule: str | Sequence[float] | Mapping[str, Any] = "linear",
+        prediction: str = "eps",
+        num_classes: int | None = None,
+        *,
+        device: str = "auto",
+        channels_last: bool = False,
+        class_names: Sequence[str] | None = None,
+        max_batch: int | None = None,
+        batch_invariant: bool | None = None,
+        cuda_library: str | os.PathLike[str] | None = None,
+        data_range: tuple[float, float] = (-1.0, 1.0),
+        role: str | None = None,
+        time_scale: float = 1.0,
+        defaults: Mapping[str, Any] | None = None,
+        name: str = "torch",
+    ) -> Engine:
+        """The same loop over a PyTorch module; on a GPU the loop runs there too and reads and writes the module's tensors.
+
+        Arguments that `from_callable` has too mean the same.
+
+        Args:
+            module: module(x, t, labels) -> eps, a torch.nn.Module in eval mode or a function; eager, or compiled without CUDA
+                graphs of its own (mode "max-autotune-no-cudagraphs"). x, eps [B, *shape] in the dtype of its parameters
+                (float32, float16 or bfloat16); t float32 [B]; labels int64 [B], or None without classes. On a GPU it is
+                captured into the loop's CUDA graph once per B (a power of 2): it must not decide on values of tensors.
+            device: "auto": where the module's parameters are. "cuda:N" for a function over tensors there.
+            channels_last: x comes in torch.channels_last memory.
+
+        Raises:
+            DeviceError: no GPU where one is named. OptionError: a module on another device than the named one.
+        """
+        from . import torch_denoiser
+
+        if not callable(module):
+            raise OptionError(f"module: expected a module or function of (x, t, labels), got {type(module).__name__}")
+        alpha_bar, continuous = kernels.noise_model(schedule)
+        text = call.callable_manifest(
+            name, shape, role, data_range, prediction, None, time_scale, continuous, num_classes, class_names, defaults
+        )
+        device, at = devices.of_module(module, device, cuda_library)
+        given = call.engine_options(device, "auto", "auto", None, max_batch, batch_invariant, None, cuda_library)
+        has_labels = bool(json.loads(text)["num_classes"])
+        fn, networks = None, []
+        if at is None:
+            fn = torch_denoiser.on_host(module)
+        else:
+            networks = [torch_denoiser.of_module(module, shape, at, channels_last, has_labels)]
+        self = cls.__new__(cls)
+        self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), given, networks))
         return self
 
     def _open(self, core: _core.Engine) -> None:
@@ -130,6 +203,7 @@ class Engine:
             role=info["role"],
             range=tuple(info["range"]),
             class_names=tuple(info["class_names"]),
+            device=info["device"],
         )
 
     def sample(
@@ -178,7 +252,7 @@ class Engine:
             seeds: one per image, instead of seed.
             latents: unit noise to start from, float32 [n, *shape], multiplied by the sampler's initial sigma.
             x_init: the first state exactly, float32 [n, *shape].
-            output: "uint8", "float" (the final state, never clamped), "pil", "torch" or "dlpack".
+            output: "uint8", "float" (the final state, never clamped), "pil", "torch" (on the engine's device) or "dlpack".
             on_error: "raise" a NumericError if an image is not finite, or "keep" it and list it in `.bad`.
             progress: a bar; None: on a terminal, after half a second.
             callback: callback(row, rows, x0) after every row; x0 float32 [m, *shape], read-only, the predictions of the images
@@ -214,9 +288,9 @@ class Engine:
             "keep_nonfinite": keep,
             "callback": call.checked_callback(callback),
         }
-        out = call.allocate(n, self._model, kind)
+        out, target = call.allocate(n, self._model, kind)
         bar = Progress(progress, self._model.name)
-        request = core.submit(out, self._model.shape, **arguments)
+        request = core.submit(target, self._model.shape, **arguments)
         with self._lock:
             self._running += 1
         try:
@@ -250,7 +324,7 @@ class Engine:
 
     def _wrap(
         self,
-        out: np.ndarray,
+        out: Any,
         request: _core.Request,
         kind: str,
         given: Mapping[str, Any],

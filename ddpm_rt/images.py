@@ -155,16 +155,17 @@ def to_pil(array: np.ndarray) -> list[Any]:
     return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in np.asarray(array)]
 
 
-def to_torch(array: np.ndarray, provenance: Provenance) -> Any:
-    """float32 [n, *shape] -> a torch tensor over the same memory, with the attributes of `Images`."""
+def to_torch(array: Any, provenance: Provenance) -> Any:
+    """float32 [n, *shape], an array or a tensor -> a torch tensor over the same memory, with the attributes of `Images`."""
     try:
         import torch
     except ImportError as e:
         raise OptionError('output: expected PyTorch to be installed for "torch"; "dlpack" needs nothing') from e
-    tensor = torch.from_numpy(array)
+    tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
     for field in ("labels", "seeds", "nfe", "seconds", "fingerprint", "bad"):
         setattr(tensor, field, getattr(provenance, field))
-    tensor.save = lambda path: save(array, provenance, path)
+    plain = tensor.detach()  # a tensor that held itself would keep its memory until the garbage collector came
+    tensor.save = lambda path: save(plain.cpu().numpy(), provenance, path)
     return tensor
 
 

@@ -8,6 +8,7 @@
 #define DDPM_RT_TESTS_CUDA_EMULATION_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -41,7 +42,7 @@ namespace cuda_emulation {
 inline thread_local Fibers fibers;
 inline bool runs_backwards = false;  // threads and blocks from last to first
 inline std::function<void(void* stream, std::function<void()> work)> enqueue;
-inline uint64_t launches = 0;
+inline std::atomic<uint64_t> launches{0};
 
 }  // namespace cuda_emulation
 

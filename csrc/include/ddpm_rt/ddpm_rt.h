@@ -160,6 +160,10 @@ typedef struct ddpm_rt_engine_options {
 } ddpm_rt_engine_options;
 DDPM_RT_API void ddpm_rt_engine_options_init(ddpm_rt_engine_options* options, size_t struct_size);
 
+/* JSON: kind ("cuda", or "emulated" in the tests), name, compute_capability, multiprocessors, memory_bytes, driver, runtime,
+ * library. device: "cuda" or "cuda:N"; cuda_library as in the options. DDPM_RT_DEVICE_ERROR says what is missing. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_device_info(const char* device, const char* cuda_library, ddpm_rt_string** json);
+
 DDPM_RT_API ddpm_rt_status ddpm_rt_engine_open(const char* plan_path, const ddpm_rt_engine_options* options,
                                                ddpm_rt_engine** engine);
 

@@ -58,6 +58,13 @@ inline std::string take(ddpm_rt_string* owned) {
 
 inline std::string version() { return ddpm_rt_version(); }
 
+// JSON; empty library: as installed.
+inline std::string device_info(const std::string& device, const std::string& cuda_library = "") {
+  ddpm_rt_string* json = nullptr;
+  check(ddpm_rt_device_info(device.c_str(), cuda_library.empty() ? nullptr : cuda_library.c_str(), &json));
+  return take(json);
+}
+
 struct EngineOptions {
   std::string device = "auto", backend = "auto", precision = "auto";
   int threads = 0, max_batch = 0;
