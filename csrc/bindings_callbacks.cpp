@@ -50,8 +50,9 @@ void PythonDenoiser::evaluate(const float* x, const float* t, const int64_t* lab
     raise(PyExc_TypeError,
           "denoiser: expected an array of numbers, got " + py::repr(py::type::of(result)).cast<std::string>());
   }
-  if (!std::equal(full.begin(), full.end(), eps.shape(), eps.shape() + eps.ndim())) {
-    raise(PyExc_ValueError, "denoiser: expected eps of shape " + py::str(py::cast(full)).cast<std::string>() + ", got " +
+  const Shape expected = batch_of(count, out_shape);
+  if (!std::equal(expected.begin(), expected.end(), eps.shape(), eps.shape() + eps.ndim())) {
+    raise(PyExc_ValueError, "denoiser: expected eps of shape " + py::str(py::cast(expected)).cast<std::string>() + ", got " +
                                 py::str(py::list(eps.attr("shape"))).cast<std::string>());
   }
   std::copy(eps.data(), eps.data() + eps.size(), out);

@@ -42,7 +42,7 @@ struct InsideCallback {
 // The denoiser of an engine made from a callable. What it raises fails the requests of the evaluation with its text.
 struct PythonDenoiser {
   py::object fn;
-  Shape shape;
+  Shape shape, out_shape;  // of one sample
   RaisedError raised;
 
   void operator()(const float* x, const float* t, const int64_t* label, size_t count, float* out);

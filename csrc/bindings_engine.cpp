@@ -6,12 +6,9 @@
 #include <vector>
 
 #include "bindings_device.h"
+#include "bindings_options.h"
 
 namespace {
-
-using Text = std::optional<std::string>;
-
-constexpr size_t kRowBytes = 256;
 
 class Request {
  public:
@@ -66,7 +63,7 @@ class Engine {
   }
 
   static std::unique_ptr<Engine> from_callable(const std::string& manifest, const DoubleArray& alpha_bar,
-                                               py::object fn, Shape shape, const py::dict& options,
+                                               py::object fn, Shape shape, Shape out_shape, const py::dict& options,
                                                const py::list& networks) {
     auto self = std::make_unique<Engine>();
     const ddpm_rt::EngineOptions o = self->engine_options(options, networks);
@@ -75,6 +72,7 @@ class Engine {
       self->denoiser_ = std::make_unique<PythonDenoiser>();
       self->denoiser_->fn = std::move(fn);
       self->denoiser_->shape = std::move(shape);
+      self->denoiser_->out_shape = std::move(out_shape);
       denoise = [denoiser = self->denoiser_.get()](auto... arguments) { (*denoiser)(arguments...); };
     }
     const std::vector<double> schedule(alpha_bar.data(), alpha_bar.data() + alpha_bar.size());
@@ -105,34 +103,13 @@ class Engine {
     return unlocked([&] { return engine->info(); });
   }
 
-  // out: an array, or (address, bytes, is uint8, owner) in the device's memory.
-  std::unique_ptr<Request> submit(const py::object& out, const Shape& shape, int64_t n, const std::optional<Int64Array>& labels,
-                                  std::optional<double> scale, const Text& sampler, std::optional<int> steps,
-                                  std::optional<double> eta, const Text& clip, const Text& variance, const Text& grid,
-                                  const Text& compat, const Text& sampler_options, const std::optional<py::bytes>& rows,
-                                  double init_sigma, std::optional<uint64_t> seed, const std::optional<UInt64Array>& seeds,
-                                  const std::optional<FloatArray>& latents, const std::optional<FloatArray>& x_init,
-                                  bool keep_nonfinite, py::object callback) {
+  // out: an array, or (address, bytes, is uint8, owner) in the device's memory. guide: another Engine, or null.
+  std::unique_ptr<Request> submit(const py::object& out, const Shape& shape, const py::dict& given, py::object callback, Engine* guide) {
     const auto engine = opened();
-    ddpm_rt::SampleOptions o;
-    o.n = n;
-    if (labels) o.labels.assign(labels->data(), labels->data() + labels->size());
-    o.scale = scale;
-    o.sampler = sampler.value_or("");
-    o.steps = steps.value_or(0);
-    o.eta = eta;
-    o.clip = clip.value_or("");
-    o.variance = variance.value_or("");
-    o.grid = grid.value_or("");
-    o.compat = compat;
-    o.sampler_options = sampler_options.value_or("");
-    std::string table;
-    if (rows) table = static_cast<std::string>(*rows), o.rows = table.data(), o.row_count = table.size() / kRowBytes;
-    o.init_sigma = init_sigma;
-    o.seed = seed;
-    if (seeds) o.seeds.assign(seeds->data(), seeds->data() + seeds->size());
-    if (latents) o.latents = latents->data(), o.latent_elements = static_cast<size_t>(latents->size());
-    if (x_init) o.x_init = x_init->data(), o.x_init_elements = static_cast<size_t>(x_init->size());
+    const auto guiding = guide != nullptr ? guide->opened() : nullptr;
+    SampleCall call(given);
+    ddpm_rt::SampleOptions& o = call.options;
+    o.guide = guiding.get();
     void* data;
     size_t bytes;
     bool is_uint8;
@@ -149,7 +126,6 @@ class Engine {
       is_uint8 = py::isinstance<py::array_t<uint8_t>>(array);
     }
     o.output = is_uint8 ? DDPM_RT_UINT8_NHWC : DDPM_RT_FLOAT_NCHW;
-    o.keep_nonfinite = keep_nonfinite;
     std::shared_ptr<PythonCallback> kept;
     if (!callback.is_none()) {
       kept = std::make_shared<PythonCallback>(PythonCallback{std::move(callback), shape});
@@ -227,14 +203,11 @@ void bind_engine(py::module_& m) {
       .def("result", &Request::result);
   py::class_<Engine>(m, "Engine")
       .def_static("open", &Engine::open, arg("path"), arg("options"), arg("networks") = py::list())
-      .def_static("from_callable", &Engine::from_callable, arg("manifest"), arg("alpha_bar"), arg("fn"), arg("shape"),
+      .def_static("from_callable", &Engine::from_callable, arg("manifest"), arg("alpha_bar"), arg("fn"), arg("shape"), arg("out_shape"),
                   arg("options"), arg("networks") = py::list())
       .def("close", &Engine::close)
       .def("info", &Engine::info)
-      .def("submit", &Engine::submit, arg("out"), arg("shape"), py::kw_only(), arg("n"), arg("labels").noconvert(),
-           arg("scale"), arg("sampler"), arg("steps"), arg("eta"), arg("clip"), arg("variance"), arg("grid"), arg("compat"),
-           arg("sampler_options"), arg("rows"), arg("init_sigma"), arg("seed"),
-           arg("seeds").noconvert(), arg("latents").noconvert(), arg("x_init").noconvert(), arg("keep_nonfinite"), arg("callback"))
+      .def("submit", &Engine::submit, arg("out"), arg("shape"), arg("options"), arg("callback"), arg("guide").none(true))
       .def("denoiser_error", &Engine::denoiser_error, arg("message"))
       .def("forget_denoiser_error", &Engine::forget_denoiser_error);
 }

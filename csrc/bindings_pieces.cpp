@@ -1,14 +1,14 @@
 // noise, rows, step, cfg_combine: the engine's parts for a loop of one's own. ddpm_rt/kernels/__init__.py checks and explains; here
 // only what memory safety needs.
-#include "bindings.h"
-
 #include <pybind11/stl.h>
+
+#include "bindings_options.h"
 
 #include <memory>
 
 namespace {
 
-constexpr size_t kRowBytes = 256, kExactRowBytes = 42 * sizeof(double);
+constexpr size_t kExactRowBytes = 42 * sizeof(double);
 
 [[noreturn]] void refuse(ddpm_rt_status status, const std::string& message) { throw ddpm_rt::Exception(status, message); }
 
@@ -48,22 +48,10 @@ DoubleArray alpha_bar(const std::string& schedule, int64_t T) {
   return DoubleArray(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-using Text = std::optional<std::string>;
-
 // is_exact: rows of 42 float64 instead of 256 bytes.
-py::tuple rows(const DoubleArray& alpha_bar, const std::string& model, const std::string& sampler, int32_t steps, double eta,
-               const Text& clip, const Text& variance, const Text& grid, const Text& compat, const Text& sampler_options,
-               bool is_exact) {
-  ddpm_rt_sample_options o;
-  ddpm_rt_sample_options_init(&o, sizeof o);
-  o.sampler = sampler.c_str();
-  o.steps = steps;
-  o.eta = eta;
-  o.clip = clip ? clip->c_str() : nullptr;
-  o.variance = variance ? variance->c_str() : nullptr;
-  o.grid = grid ? grid->c_str() : nullptr;
-  o.compat = compat ? compat->c_str() : nullptr;
-  o.sampler_options = sampler_options ? sampler_options->c_str() : nullptr;
+py::tuple rows(const DoubleArray& alpha_bar, const std::string& model, const py::dict& given, bool is_exact) {
+  const SampleCall call(given);
+  const ddpm_rt_sample_options o = ddpm_rt::c_options(call.options);
   ddpm_rt_string* table = nullptr;
   size_t count = 0;
   double init_sigma = 1;
@@ -146,8 +134,7 @@ void bind_pieces(py::module_& m) {
   // noconvert everywhere: a silent copy of an output would be written and thrown away.
   m.def("noise", &noise, arg("seed"), arg("index"), arg("stream"), arg("out").noconvert());
   m.def("alpha_bar", &alpha_bar, arg("schedule"), arg("T"));
-  m.def("rows", &rows, arg("alpha_bar"), arg("model"), arg("sampler"), arg("steps"), arg("eta"), arg("clip"), arg("variance"),
-        arg("grid"), arg("compat"), arg("sampler_options"), arg("exact"));
+  m.def("rows", &rows, arg("alpha_bar"), arg("model"), arg("options"), arg("exact"));
   m.def("check_rows", &check_rows, arg("rows"), arg("init_sigma"));
   m.def("samplers", &samplers);
   m.def("step", &step, arg("x").noconvert(), arg("eps").noconvert(), arg("eps_uncond").noconvert(), arg("rows"),

@@ -22,6 +22,8 @@ struct ddpm_rt_request {
   std::once_flag bad_filled;
 };
 
+const ddpm_rt::Engine& ddpm_rt::engine_of(const ddpm_rt_engine* handle) { return *handle->engine; }
+
 namespace {
 
 ddpm_rt_status status_of(const ddpm_rt::Request& request) {
@@ -53,6 +55,8 @@ void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_
   ddpm_rt_sample_options full{};
   full.n = 1;
   full.scale = full.eta = std::numeric_limits<double>::quiet_NaN();
+  full.guidance_rescale = full.guidance_interval_lo = full.guidance_interval_hi = full.eta;
+  full.threshold_p = full.threshold_cap = full.classifier_scale = full.eta;
   full.init_sigma = 1;
   ddpm_rt::write_struct(full, options, struct_size);
 }

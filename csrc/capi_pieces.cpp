@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "capi_edge.h"
+#include "engine.h"
 #include "request.h"
 #include "schedule.h"
 #include "solver.h"
@@ -96,6 +97,7 @@ Compiled read_compiled(const double* alpha_bar, size_t T, const char* model, con
   if (read.grid != nullptr) o.grid = read.grid;
   o.eta = read.eta;
   o.steps = read.steps;
+  ddpm_rt::read_guidance(read, &o.guidance);
   if (read.sampler_options != nullptr) ddpm_rt::read_sampler_options(read.sampler_options, &o);
   return c;
 }

@@ -68,7 +68,10 @@ std::string section_digest(const Plan& plan, const std::string& section) {
 }
 
 Engine::Engine(ModelSpec spec, std::shared_ptr<const Plan> plan, const ddpm_rt_engine_options& options)
-    : spec_(std::move(spec)), plan_(std::move(plan)), pid_(process_id()) {
+    : source_(std::make_shared<NetworkSource>(NetworkSource{std::move(spec), std::move(plan), {}, {}})),
+      spec_(source_->spec),
+      plan_(source_->plan),
+      pid_(process_id()) {
   expect_one_of("precision", text(options.precision, "auto"), {"auto", "fp32", "bf16", "fp16"});
   expect_one_of("backend", text(options.backend, "auto"), {"auto", "openvino", "onnxruntime", "analytic", "torch", "tensorrt"});
   threads_ = options.threads == 0 ? default_threads() : in_range("threads", options.threads, 1, kMostThreads);
@@ -158,7 +161,7 @@ void Engine::start_onnx(const ddpm_rt_engine_options& options) {
     std::vector<Candidate> candidates;
     for (const std::string& p : precisions) {
       const BackendOptions o{p, threads_, backend.library};
-      candidates.push_back({p, [this, make = backend.make, o] { return make(spec_, *plan_, o); }});
+      candidates.push_back({p, [source = source_.get(), make = backend.make, o] { return make(source->spec, *source->plan, o); }});
     }
     while (!candidates.empty()) {
       try {
@@ -200,7 +203,9 @@ void Engine::start(std::vector<Candidate> candidates, const std::string& digest)
   options.cache_dir = cache_dir_;
   options.digest = digest;
   options.log = log_;
-  lane_ = std::make_unique<Lane>(spec_, plan_.get(), std::move(candidates), std::move(options));
+  source_->candidates = std::move(candidates);
+  source_->options = std::move(options);
+  lane_ = std::make_unique<Lane>(source_);
 }
 
 std::string Engine::fingerprint(const std::string& report) const {
@@ -239,6 +244,8 @@ std::string Engine::info() const {
   json["num_classes"] = spec_.num_classes;
   json["class_names"] = spec_.class_names;
   json["prediction"] = spec_.prediction.type;
+  json["variance"] = spec_.prediction.variance;
+  json["classifier"] = spec_.has_classifier;
   const Level least = level_at(spec_.schedule, last_time(spec_.schedule)), most = level_at(spec_.schedule, first_time(spec_.schedule));
   json["schedule"] = {{"kind", spec_.schedule.kind},
                       {"T", spec_.schedule.T()},
@@ -251,6 +258,7 @@ std::string Engine::info() const {
   const SolverOptions& d = spec_.resolved;
   json["defaults"] = {{"sampler", d.sampler}, {"steps", d.steps}, {"scale", spec_.default_scale}, {"eta", d.eta},
                       {"clip", d.clip},       {"grid", d.grid},   {"variance", d.variance},
+                      {"guidance_rescale", d.guidance.rescale}, {"classifier_scale", d.guidance.classifier_scale},
                       {"compat", d.compat}};
   json["row_version"] = kRowVersion;
   json["rng_version"] = kRngVersion;

@@ -19,6 +19,14 @@
 namespace ddpm_rt {
 
 struct DeviceCandidate;
+struct NetworkSource;
+class Engine;
+
+// The numbers of a call's guidance, over the plan's.
+void read_guidance(const ddpm_rt_sample_options& options, GuidanceOptions* to);
+bool has_guidance(const ddpm_rt_sample_options& options);
+std::string guidance_key(const GuidanceOptions& guidance);  // equal where the numbers are
+const Engine& engine_of(const ddpm_rt_engine* handle);      // capi_engine.cpp
 
 std::string section_digest(const Plan& plan, const std::string& section);  // hex
 // JSON object text of "cuda" or "cuda:N"; `library` empty: as installed. Throws Error(kDevice).
@@ -39,7 +47,7 @@ class Engine {
 
  private:
   Engine(ModelSpec spec, std::shared_ptr<const Plan> plan, const ddpm_rt_engine_options& options);
-  void start(std::vector<Candidate> candidates, const std::string& digest);
+  void start(std::vector<Candidate> candidates, const std::string& digest);  // which see the engine by its source_ alone
   void start_onnx(const ddpm_rt_engine_options& options);
   // engine_device.cpp
   void open_device(const ddpm_rt_engine_options& options);  // leaves device_ null on the CPU
@@ -59,13 +67,16 @@ class Engine {
   SolverOptions solver_options_for(const ddpm_rt_sample_options& options) const;
   std::shared_ptr<const Table> table_for(const ddpm_rt_sample_options& options);
   void set_images(const ddpm_rt_sample_options& options, RequestSpec* request) const;
-  void set_labels(const ddpm_rt_sample_options& options, RequestSpec* request) const;
+  std::vector<int64_t> labels_of(const int64_t* given, size_t count, const char* field, const RequestSpec& request) const;
   void set_start(const ddpm_rt_sample_options& options, RequestSpec* request) const;
+  void set_scale(const ddpm_rt_sample_options& options, RequestSpec* request) const;
+  void set_guide(const ddpm_rt_sample_options& options, RequestSpec* request) const;  // engine_guidance.cpp
   void set_output(const ddpm_rt_sample_options& options, void* out, size_t out_bytes, RequestSpec* request) const;
   std::string fingerprint(const std::string& report) const;
 
-  const ModelSpec spec_;
-  const std::shared_ptr<const Plan> plan_;
+  const std::shared_ptr<NetworkSource> source_;  // another engine's lane may hold it too
+  const ModelSpec& spec_;
+  const std::shared_ptr<const Plan>& plan_;
   const int pid_;
   int threads_, max_batch_;  // max_batch_ 0: the device's lane chooses
   bool batch_invariant_;

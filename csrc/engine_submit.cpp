@@ -69,6 +69,15 @@ SolverOptions Engine::solver_options_for(const ddpm_rt_sample_options& options) 
   o.clip = chosen(options.clip, o.clip);
   o.variance = chosen(options.variance, o.variance);
   o.grid = chosen(options.grid, o.grid);
+  o.guidance = spec_.defaults.guidance;
+  read_guidance(options, &o.guidance);
+  if (!std::isnan(o.guidance.threshold_p) && options.clip != nullptr && std::strcmp(options.clip, "none") == 0) {
+    refuse(Code::kOption, "clip: expected keep_eps, rederive or unset with threshold, got none: thresholding takes its place");
+  }
+  if (o.guidance.classifier_scale != 0 && !spec_.has_classifier) {
+    refuse(Code::kOption, "classifier_scale: expected 0, got " + number(o.guidance.classifier_scale) +
+                              ": this plan has no classifier; ddpm-rt export --classifier adds one");
+  }
   if (options.sampler_options != nullptr) read_sampler_options(options.sampler_options, &o);
   return o;
 }
@@ -77,24 +86,24 @@ std::shared_ptr<const Table> Engine::table_for(const ddpm_rt_sample_options& opt
   if (options.rows != nullptr) {
     const bool names_any = options.sampler != nullptr || options.steps != 0 || options.clip != nullptr || options.variance != nullptr ||
                            options.grid != nullptr || options.compat != nullptr || options.sampler_options != nullptr ||
-                           !std::isnan(options.eta);
+                           !std::isnan(options.eta) || has_guidance(options);
     if (names_any) refuse(Code::kOption, "sampler: expected a table alone, got options of a sampler beside it: the rows say it all");
     std::vector<StepRow> rows(options.row_count);
     if (!rows.empty()) std::memcpy(rows.data(), options.rows, rows.size() * sizeof(StepRow));
-    return std::make_shared<const Table>(table_from_rows(std::move(rows), options.init_sigma, kLaneFlags));
+    return std::make_shared<const Table>(table_from_rows(std::move(rows), options.init_sigma, lane_flags(spec_)));
   }
   const SolverOptions o = solver_options_for(options);
   char eta_bits[40];
   std::snprintf(eta_bits, sizeof eta_bits, "%a", o.eta);
   const std::string key = o.sampler + "|" + std::to_string(o.steps) + "|" + o.clip + "|" + o.variance + "|" + o.grid + "|" +
-                          o.compat + "|" + eta_bits + "|" + chosen(options.sampler_options, "");
+                          o.compat + "|" + eta_bits + "|" + guidance_key(o.guidance) + "|" + chosen(options.sampler_options, "");
   {
     std::lock_guard<std::mutex> lock(tables_mutex_);
     const auto found = tables_.find(key);
     if (found != tables_.end()) return found->second;
   }
   auto table = std::make_shared<const Table>(compile_table(spec_.schedule, spec_.prediction, o));
-  validate_table(table->rows, kLaneFlags);
+  validate_table(table->rows, lane_flags(spec_));
   std::lock_guard<std::mutex> lock(tables_mutex_);
   if (tables_.size() >= kMostTables) tables_.clear();
   tables_[key] = table;
@@ -148,33 +157,33 @@ void Engine::set_output(const ddpm_rt_sample_options& options, void* out, size_t
   }
 }
 
-void Engine::set_labels(const ddpm_rt_sample_options& options, RequestSpec* request) const {
-  const size_t n = static_cast<size_t>(request->n);
+// [n]: what the caller gave, or drawn from each image's seed.
+std::vector<int64_t> Engine::labels_of(const int64_t* given, size_t count, const char* field, const RequestSpec& request) const {
+  const size_t n = static_cast<size_t>(request.n);
   const int64_t null = spec_.num_classes;
-  request->null_label = null;
-  if (options.labels == nullptr) {
-    request->labels.assign(n, null);
+  std::vector<int64_t> labels(n, null);
+  if (given == nullptr) {
     for (size_t i = 0; null > 0 && i < n; ++i) {  // floor(word * classes / 2^32)
       uint32_t words[4];
-      philox_words(request->seeds[i], 0, 0, kStreamLabel, words);
-      request->labels[i] = static_cast<int64_t>((static_cast<uint64_t>(words[0]) * static_cast<uint64_t>(null)) >> 32);
+      philox_words(request.seeds[i], 0, 0, kStreamLabel, words);
+      labels[i] = static_cast<int64_t>((static_cast<uint64_t>(words[0]) * static_cast<uint64_t>(null)) >> 32);
     }
-    return;
+    return labels;
   }
-  if (options.label_count != 1 && options.label_count != n) {
-    refuse(Code::kShape, "labels: expected 1 or " + std::to_string(n) + " entries, got " + std::to_string(options.label_count));
+  if (count != 1 && count != n) {
+    refuse(Code::kShape, std::string(field) + ": expected 1 or " + std::to_string(n) + " entries, got " + std::to_string(count));
   }
-  request->labels.resize(n);
   for (size_t i = 0; i < n; ++i) {
-    const int64_t label = options.labels[options.label_count == 1 ? 0 : i];
+    const int64_t label = given[count == 1 ? 0 : i];
     if (label < -1 || label >= null) {
-      refuse(Code::kOption, "labels: expected " +
+      refuse(Code::kOption, std::string(field) + ": expected " +
                                 (null > 0 ? "-1 (unconditional) or 0 to " + std::to_string(null - 1)
                                           : std::string("-1: this plan has no classes")) +
                                 ", got " + std::to_string(label) + " at index " + std::to_string(i));
     }
-    request->labels[i] = label == -1 ? null : label;
+    labels[i] = label == -1 ? null : label;
   }
+  return labels;
 }
 
 void Engine::set_start(const ddpm_rt_sample_options& options, RequestSpec* request) const {
@@ -191,6 +200,18 @@ void Engine::set_start(const ddpm_rt_sample_options& options, RequestSpec* reque
   request->start.assign(from, from + expected);
 }
 
+void Engine::set_scale(const ddpm_rt_sample_options& options, RequestSpec* request) const {
+  const bool is_guided = spec_.num_classes > 0 || request->guide != nullptr;
+  const double scale = std::isnan(options.scale) ? (is_guided ? spec_.default_scale : 1.0) : options.scale;
+  if (!(std::fabs(scale) <= std::numeric_limits<float>::max())) {
+    refuse(Code::kOption, "scale: expected a finite number, got " + number(scale));
+  }
+  if (!is_guided && scale != 1) {
+    refuse(Code::kOption, "scale: expected 1, got " + number(scale) + ": this plan has no condition to guide");
+  }
+  request->scale = static_cast<float>(scale);
+}
+
 std::shared_ptr<Request> Engine::submit(const ddpm_rt_sample_options& options, void* out, size_t out_bytes) {
   expect_parent();
   if (lane_->is_lane_thread()) {
@@ -199,14 +220,8 @@ std::shared_ptr<Request> Engine::submit(const ddpm_rt_sample_options& options, v
   RequestSpec request;
   set_images(options, &request);
   set_output(options, out, out_bytes, &request);
-  const double scale = std::isnan(options.scale) ? (spec_.num_classes > 0 ? spec_.default_scale : 1.0) : options.scale;
-  if (!(std::fabs(scale) <= std::numeric_limits<float>::max())) {
-    refuse(Code::kOption, "scale: expected a finite number, got " + number(scale));
-  }
-  if (spec_.num_classes == 0 && scale != 1) {
-    refuse(Code::kOption, "scale: expected 1, got " + number(scale) + ": this plan has no condition to guide");
-  }
-  request.scale = static_cast<float>(scale);
+  set_guide(options, &request);
+  set_scale(options, &request);
   request.table = table_for(options);
   const std::string& rule = request.table->uint8_rule;
   request.truncate = rule.empty() ? spec_.truncate_uint8 : rule == "truncate";
@@ -219,7 +234,11 @@ std::shared_ptr<Request> Engine::submit(const ddpm_rt_sample_options& options, v
     request.seeds.resize(n);
     for (size_t i = 0; i < n; ++i) request.seeds[i] = base + i;
   }
-  set_labels(options, &request);
+  request.null_label = spec_.num_classes;
+  request.labels = labels_of(options.labels, options.label_count, "labels", request);
+  if (options.negative != nullptr) {
+    request.negative = labels_of(options.negative, options.negative_count, "negative", request);
+  }
   set_start(options, &request);
   request.callback = options.callback;
   request.callback_user = options.callback_user;
@@ -227,7 +246,7 @@ std::shared_ptr<Request> Engine::submit(const ddpm_rt_sample_options& options, v
   bool any_label = false;
   for (int64_t label : request.labels) any_label = any_label || label != spec_.num_classes;
   for (const StepRow& row : request.table->rows) {
-    const Evaluated e = evaluated(row, request.scale, any_label);
+    const Evaluated e = evaluated(row, request.scale, any_label || request.guide != nullptr);
     request.nfe += int{e.cond} + int{e.uncond};
   }
   auto submitted = std::make_shared<Request>(std::move(request));

@@ -75,6 +75,11 @@ class Field {
     return v;
   }
 
+  bool boolean() const {
+    if (!is_present() || !value_->is_boolean()) refuse("true or false");
+    return value_->get<bool>();
+  }
+
   double real() const {  // finite, also as float32
     const double v = is_present() && value_->is_number() ? value_->get<double>() : NAN;
     if (!(std::fabs(v) <= 3.4028234663852886e38)) refuse("a finite number");

@@ -25,17 +25,14 @@ void set_default_float_environment() {
 
 }  // namespace
 
-Lane::Lane(const ModelSpec& spec, const Plan* plan, std::vector<Candidate> candidates, RunnerOptions options)
-    : spec_(spec),
-      options_(options),
-      runner_(spec, plan, std::move(candidates), std::move(options)),
-      limits_(runner_.limits()),
-      N_(limits_.in_elements) {
-  if (limits_.out_elements != N_) {
-    throw Error(Code::kBackend, "network: expected " + std::to_string(N_) + " outputs per sample, got " +
-                                    std::to_string(limits_.out_elements));
-  }
-  const size_t slots = static_cast<size_t>(options_.max_batch);
+uint32_t lane_flags(const ModelSpec& spec) {
+  const bool is_learned = spec.prediction.variance != "fixed";
+  return kLaneFlags | (is_learned ? kLearnedVar | kLearnedRange : 0u) | (spec.has_classifier ? kGrad : 0u);
+}
+
+Lane::Lane(std::shared_ptr<const NetworkSource> source) 
+    : max_batch_(source->options.max_batch), own_(source, max_batch_), spec_(own_.spec), N_(own_.limits.in_elements) {
+  const size_t slots = static_cast<size_t>(max_batch_);
   slots_.resize(slots);
   states_.resize(slots * N_);
   for (size_t i = slots; i-- > 0;) {
@@ -46,35 +43,60 @@ Lane::Lane(const ModelSpec& spec, const Plan* plan, std::vector<Candidate> candi
   steps_.reserve(slots);
   bad_.reserve(slots);
   watched_.reserve(slots);
-  owners_.resize(runner_.evaluations().capacity, nullptr);
   start();
+}
+
+void Lane::on_idle() {
+  for_each_network([](LaneNetwork& n) { n.runner.save_costs(); });
 }
 
 void Lane::on_start() { set_default_float_environment(); }
 
 void Lane::tick() {
-  const double start = now(), run_before = runner_.run_seconds(), embed_before = runner_.embed_seconds();
+  const double start = now(), run_before = run_seconds(), embed_before = embed_seconds();
   drop_finished();
   admit();
   if (resident_.empty()) return;
   if (is_changed_ || ++ticks_at_this_membership_ == kReconsider) {
     if (is_changed_) ticks_at_this_membership_ = 0;
     is_changed_ = false;
-    runner_.expect(m_, expected_ticks());
+    for_each_network([ticks = expected_ticks()](LaneNetwork& n) {
+      if (n.m > 0) n.runner.expect(n.m, ticks);
+    });
   }
   finish_packing();
-  const int evaluations = m_;
-  runner_.run(m_, owners_.data(), &failures_);
-  if (!failures_.empty()) fail(failures_);
+  int evaluations = 0;
+  for_each_network([&](LaneNetwork& n) { evaluations += n.m; });
+  run_networks();
   step();
   call_back();
   const double finished_at = now();
   // Before delivery: who waits for an image finds its ticks counted.
-  add_stats({1, evaluations, 0, finished_at - start, runner_.run_seconds() - run_before, runner_.embed_seconds() - embed_before});
+  add_stats({1, evaluations, 0, finished_at - start, run_seconds() - run_before, embed_seconds() - embed_before});
   const size_t before = resident_.size();
   deliver();
   if (before == resident_.size()) return;
   add_stats({0, 0, static_cast<int64_t>(before - resident_.size()), now() - finished_at, 0, 0});
+}
+
+void Lane::run_networks() {
+  for_each_network([this](LaneNetwork& n) {
+    if (n.m > 0) n.runner.run(n.m, n.owners.data(), &n.failures);
+    if (!n.failures.empty()) fail(n);
+    n.failures.clear();
+  });
+}
+
+double Lane::run_seconds() const {
+  double seconds = own_.runner.run_seconds();
+  for (const auto& guide : guides_) seconds += guide->runner.run_seconds();
+  return seconds;
+}
+
+double Lane::embed_seconds() const {
+  double seconds = own_.runner.embed_seconds();
+  for (const auto& guide : guides_) seconds += guide->runner.embed_seconds();
+  return seconds;
 }
 
 // Frees the slots of cancelled and failed requests and closes the gaps in the packed list, so that what the last step
@@ -86,8 +108,7 @@ void Lane::drop_finished() {
     return;
   }
   is_changed_ = true;
-  m_ = 0;
-  float* packed = runner_.evaluations().x;
+  for_each_network([](LaneNetwork& n) { n.m = 0; });
   size_t kept = 0;
   for (int index : resident_) {
     Slot& slot = slots_[static_cast<size_t>(index)];
@@ -97,11 +118,11 @@ void Lane::drop_finished() {
       continue;
     }
     resident_[kept++] = index;
-    for (int* at : {&slot.cond, &slot.uncond}) {
-      if (*at == kNone) continue;
-      const size_t from = static_cast<size_t>(*at) * N_, to = static_cast<size_t>(m_) * N_;
-      if (from != to) std::memmove(packed + to, packed + from, N_ * sizeof(float));
-      *at = m_++;
+    for (Place* place : {&slot.cond, &slot.uncond}) {
+      if (!*place) continue;
+      LaneNetwork& n = *place->network;
+      if (place->at != n.m) std::memmove(n.input(n.m), n.input(place->at), N_ * sizeof(float));
+      place->at = n.m++;
     }
   }
   resident_.resize(kept);
@@ -134,6 +155,8 @@ void Lane::begin(int index, std::shared_ptr<Request> request) {
   slot.end = slot.row + spec.table->rows.size();
   slot.seed = spec.seeds[image];
   slot.label = spec.labels[image];
+  slot.negative = spec.negative.empty() ? spec.null_label : spec.negative[image];
+  slot.uncond_network = spec.guide != nullptr ? guide(spec) : &own_;
   slot.scale = spec.scale;
   slot.ring = 0;
   slot.bad = false;
@@ -151,20 +174,40 @@ void Lane::begin(int index, std::shared_ptr<Request> request) {
     for (size_t k = 0; k < N_; ++k) slot.x[k] *= sigma;
   }
   place(&slot);
-  for (int at : {slot.cond, slot.uncond}) {
-    if (at == kNone) continue;
-    float* in = runner_.evaluations().x + static_cast<size_t>(at) * N_;
+  for (const Place& place : {slot.cond, slot.uncond}) {
+    if (!place) continue;
+    float* in = place.network->input(place.at);
     for (size_t k = 0; k < N_; ++k) in[k] = slot.row->c_in * slot.x[k];
   }
   slot.request = std::move(request);
 }
 
-void Lane::fail(const std::vector<Runner::Failure>& failures) {
-  for (const Runner::Failure& f : failures) {
+LaneNetwork* Lane::guide(const RequestSpec& spec) {
+  const auto is_asked = [&](const std::unique_ptr<LaneNetwork>& n) { return n->source == spec.guide; };
+  auto found = std::find_if(guides_.begin(), guides_.end(), is_asked);
+  if (found != guides_.end()) {
+    std::rotate(found, found + 1, guides_.end());
+    return guides_.back().get();
+  }
+  const auto is_unused = [this](const std::unique_ptr<LaneNetwork>& n) {
+    return std::none_of(resident_.begin(), resident_.end(),
+                        [&](int i) { return slots_[static_cast<size_t>(i)].uncond_network == n.get(); });
+  };
+  if (guides_.size() >= kMostGuides) {
+    const auto oldest = std::find_if(guides_.begin(), guides_.end(), is_unused);
+    if (oldest != guides_.end()) guides_.erase(oldest);
+  }
+  guides_.push_back(std::make_unique<LaneNetwork>(spec.guide, max_batch_));
+  return guides_.back().get();
+}
+
+void Lane::fail(const LaneNetwork& network) {
+  for (const Runner::Failure& f : network.failures) {
     for (int index : resident_) {
       const Slot& slot = slots_[static_cast<size_t>(index)];
-      for (int at : {slot.cond, slot.uncond}) {
-        if (at >= f.first && at < f.first + f.count) slot.request->finish(static_cast<int>(f.code), f.message);
+      for (const Place& place : {slot.cond, slot.uncond}) {
+        const bool is_hit = place.network == &network && place.at >= f.first && place.at < f.first + f.count;
+        if (is_hit) slot.request->finish(static_cast<int>(f.code), f.message);
       }
     }
   }
@@ -188,7 +231,7 @@ void Lane::fail_all(Code code, const std::string& message) {
     free_.push_back(index);
   }
   resident_.clear();
-  m_ = 0;
+  for_each_network([](LaneNetwork& n) { n.m = 0; });
   is_changed_ = true;
 }
 

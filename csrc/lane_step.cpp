@@ -5,36 +5,53 @@
 
 namespace ddpm_rt {
 void Lane::place(Slot* slot) {
-  const bool is_conditional = spec_.num_classes > 0 && slot->label != spec_.num_classes;
+  const bool is_guided = slot->uncond_network != &own_;
+  const bool is_conditional = is_guided || (spec_.num_classes > 0 && slot->label != spec_.num_classes);
   const Evaluated need = evaluated(*slot->row, slot->scale, is_conditional);
-  slot->cond = need.cond ? m_++ : kNone;
-  slot->uncond = need.uncond ? m_++ : kNone;
+  const auto next = [](LaneNetwork& n) { return Place{&n, n.m++}; };
+  slot->cond = need.cond ? next(own_) : Place{};
+  slot->uncond = need.uncond ? next(*slot->uncond_network) : Place{};
 }
 
 void Lane::finish_packing() {
-  const Evaluations& e = runner_.evaluations();
   for (int index : resident_) {
     const Slot& slot = slots_[static_cast<size_t>(index)];
-    for (int at : {slot.cond, slot.uncond}) {
-      if (at == kNone) continue;
-      const int64_t label = at == slot.cond ? slot.label : spec_.num_classes;
-      e.t[at] = slot.row->t;
-      e.label[at] = label;
-      owners_[static_cast<size_t>(at)] = slot.request.get();
-      runner_.embed(static_cast<size_t>(at), label, slot.row, slot.end);
+    const bool is_guided = slot.uncond_network != &own_;
+    for (const Place* place : {&slot.cond, &slot.uncond}) {
+      if (!*place) continue;
+      LaneNetwork& n = *place->network;
+      const Evaluations& e = n.runner.evaluations();
+      const bool keeps_label = place == &slot.cond || (is_guided && n.spec.num_classes > 0);
+      const int64_t label = keeps_label ? slot.label : is_guided ? n.spec.num_classes : slot.negative;
+      e.t[place->at] = slot.row->t;
+      e.label[place->at] = label;
+      n.owners[static_cast<size_t>(place->at)] = slot.request.get();
+      n.runner.embed(static_cast<size_t>(place->at), label, slot.row, slot.end);
     }
   }
-  runner_.zero_padding(m_, high_water_);
-  high_water_ = m_;
+  for_each_network([](LaneNetwork& n) {
+    n.runner.zero_padding(n.m, n.high_water);
+    n.high_water = n.m;
+  });
+}
+
+// A row of the own network's output: [prediction | learned variance | classifier's gradient], N each, what there is of them.
+void Lane::read_outputs(const Slot& slot, StepSlot* s) const {
+  if (slot.cond) s->cond = slot.cond.network->output(slot.cond.at);
+  if (slot.uncond) s->uncond = slot.uncond.network->output(slot.uncond.at);
+  const float* own = slot.cond ? s->cond : slot.uncond_network == &own_ ? s->uncond : nullptr;
+  if (own == nullptr) return;
+  const bool is_learned = spec_.prediction.variance != "fixed";
+  if (is_learned) s->variance = own + N_;
+  if (spec_.has_classifier && slot.cond) s->grad = own + (is_learned ? 2 : 1) * N_;
 }
 
 // Executes the current row of every slot and packs the next evaluations: the step writes them where they will be read.
 void Lane::step() {
-  const Evaluations& e = runner_.evaluations();
   steps_.clear();
   bad_.assign(resident_.size(), 0);
   watch();
-  m_ = 0;
+  for_each_network([](LaneNetwork& n) { n.m = 0; });
   for (int index : resident_) {
     Slot& slot = slots_[static_cast<size_t>(index)];
     StepSlot s{};
@@ -43,17 +60,16 @@ void Lane::step() {
     s.seed = slot.seed;
     s.scale = slot.scale;
     s.x = slot.x;
-    s.cond = slot.cond != kNone ? e.out + static_cast<size_t>(slot.cond) * N_ : nullptr;
-    s.uncond = slot.uncond != kNone ? e.out + static_cast<size_t>(slot.uncond) * N_ : nullptr;
+    read_outputs(slot, &s);
     for (size_t k = 0; k < 3; ++k) s.history[k] = slot.history[k];
     s.ring = slot.ring;
     s.anchor = slot.anchor;
-    slot.cond = slot.uncond = kNone;
+    slot.cond = slot.uncond = Place{};
     slot.row++;
     if (s.next != nullptr) {
       place(&slot);
-      if (slot.cond != kNone) s.in[0] = e.x + static_cast<size_t>(slot.cond) * N_;
-      if (slot.uncond != kNone) s.in[1] = e.x + static_cast<size_t>(slot.uncond) * N_;
+      if (slot.cond) s.in[0] = slot.cond.network->input(slot.cond.at);
+      if (slot.uncond) s.in[1] = slot.uncond.network->input(slot.uncond.at);
     }
     for (Watched& w : watched_) {
       if (w.request == slot.request.get()) s.x0_out = previews_.data() + w.end++ * N_;

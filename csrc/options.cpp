@@ -57,6 +57,21 @@ const std::vector<OptionInfo>& option_table() {
        "None: the plan's for its own sampler, else none"},
       {"sampler_options", "", "mapping", "names and values, docs/samplers.md", "None", "sample",
        "options of the one sampler and of its grid, such as order, solver_type, final_sigma, timesteps, rho"},
+      {"guidance_rescale", "", "float", "0 to 1", "None", "sample",
+       "phi: share of the guided output that gets the conditional one's standard deviation (2305.08891 section 3.4); None: the "
+       "plan's, else 0"},
+      {"guidance_interval", "", "pair", "(lo, hi), 0 <= lo < hi", "None", "sample",
+       "noise levels sigma / alpha in (lo, hi] that are guided (2404.07724); elsewhere scale is 1 and nothing unconditional is "
+       "evaluated; None: the plan's, else all"},
+      {"threshold", "", "pair", "(p, cap), 0 < p <= 1, cap >= 1", "None", "sample",
+       "dynamic thresholding (2205.11487 section 2.3): x0 is clamped to its p-quantile, kept in [1, cap], and divided by it; None: "
+       "the plan's, else static clip"},
+      {"negative", "", "array", "classes or class names; one, or n of them", "None", "sample",
+       "what takes the null label's place in guidance; None: the null label"},
+      {"guide", "", "engine", "an engine of the same shape, schedule and prediction", "None", "sample",
+       "autoguidance (2406.02507): e = g + scale (c - g), g of this engine's network; None: the plan's own null label"},
+      {"classifier_scale", "", "float", "finite", "None", "sample",
+       "weight of the classifier's gradient (2105.05233 algorithms 1 and 2), of a plan that has one; None: the plan's, else 0"},
       {"seed", "", "int", "0 to 2^64 - 1", "None", "sample",
        "image i uses seed + i mod 2^64; excludes seeds; None: a fresh one, returned with the images"},
       {"seeds", "", "array", "n integers, each 0 to 2^64 - 1", "None", "sample", "the seed of each image; excludes seed"},

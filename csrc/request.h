@@ -29,6 +29,8 @@ inline Evaluated evaluated(const StepRow& row, float scale, bool is_conditional)
   return {s != 0.0f, s != 1.0f};
 }
 
+struct NetworkSource;
+
 // Written by the engine before it reaches the lane, constant afterwards.
 struct RequestSpec {
   int64_t n = 0;
@@ -37,6 +39,8 @@ struct RequestSpec {
   float scale = 1;
   int64_t null_label = 0;
   std::vector<int64_t> labels;   // [n], null_label is unconditional
+  std::vector<int64_t> negative; // [n] or empty: labels in the null label's place
+  std::shared_ptr<const NetworkSource> guide;  // null: the own network guides
   std::vector<uint64_t> seeds;   // [n]
   std::vector<float> start;      // [n, elements] or empty: latents, or the first state
   bool start_is_state = false;

@@ -102,6 +102,7 @@ RowF64 row_at(const Course& course, const Level& at) {
   }
   // The executor splits the output by this flag. Bounds of 0 make its std exactly 1: the noise is what wx[z] says.
   if (course.prediction.variance != "fixed") row.flags |= kLearnedRange;
+  guide_row(course, at, &row);
   return row;
 }
 

@@ -32,6 +32,14 @@ Level level_of_network_time(const Schedule& schedule, const Prediction& predicti
 
 constexpr double kUnset = std::numeric_limits<double>::quiet_NaN();
 
+// Guidance that is written into the rows.
+struct GuidanceOptions {
+  double rescale = 0;                                    // phi of Lin et al. 2305.08891 section 3.4, 0 to 1
+  double interval_lo = kUnset, interval_hi = kUnset;     // sigma / alpha; outside of (lo, hi] the scale is 1 (2404.07724)
+  double threshold_p = kUnset, threshold_cap = kUnset;   // dynamic thresholding, Imagen 2205.11487 section 2.3
+  double classifier_scale = 0;                           // s of Dhariwal & Nichol 2105.05233 algorithms 1 (ddpm) and 2
+};
+
 // An empty string, kUnset, -1 or an empty list is "not given": resolve() chooses. samplers() says which sampler takes what.
 struct SolverOptions {
   std::string sampler = "ddim";
@@ -66,6 +74,7 @@ struct SolverOptions {
   std::string step_size;               // langevin: ncsn | ncsnv2
   int denoise = -1;                    // langevin: a last step without noise
   double snr = kUnset;                 // pc
+  GuidanceOptions guidance;
   bool is_resolved = false;
 };
 

@@ -253,6 +253,7 @@ SolverOptions resolve(const Schedule& schedule, const Prediction& prediction, So
   }
   resolve_steps(schedule, &o);
   resolve_clip(sampler, &o);
+  resolve_guidance(prediction, sampler, &o);
   resolve_eta(sampler, &o);
   resolve_variance(prediction, sampler, &o);
   check_solver(schedule, prediction, o);

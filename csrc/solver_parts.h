@@ -26,6 +26,7 @@ const std::vector<OptionField>& option_fields();
 void check_compat(const Schedule& schedule, const Prediction& prediction, const SolverOptions& options);
 void check_solver(const Schedule& schedule, const Prediction& prediction, const SolverOptions& options);
 bool is_given(const SolverOptions& options, const OptionField& field);
+void resolve_guidance(const Prediction& prediction, const SamplerInfo& sampler, SolverOptions* options);
 
 // Levels in the network's own space, from noise to data, one more than there are steps. `to`, if not empty, is where each
 // step leads when that is not the next level: diffusers' DDIM and PNDM take t - T / steps whatever the spacing.
@@ -70,6 +71,10 @@ double log_snr(const Level& level);
 // e^-h of a step, h = log_snr(to) - log_snr(from): 0 into sigma 0 and from alpha 0. 1 - decay keeps more digits than h does.
 inline double decay(const Level& from, const Level& to) { return to.sigma * from.alpha / (to.alpha * from.sigma); }
 
+// What guidance puts into a row that evaluates the network at `at`.
+void guide_row(const Course& course, const Level& at, RowF64* row);
+// Dhariwal & Nichol 2105.05233 algorithm 1: the mean moves by scale * variance * grad; with a learned variance, 1 stands for it.
+void shift_mean(const Course& course, double variance, RowF64* row);
 // A row that evaluates the network at `at`: time, input scale, x0, clip, the split of a learned variance. Weights are 0.
 RowF64 row_at(const Course& course, const Level& at);
 // w += weight * eps, with eps written in what the row has; w is wx, wy or wh. Clip rederive: of the clipped x0.

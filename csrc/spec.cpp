@@ -77,6 +77,23 @@ void parse_classes(const Field& root, const Sections& sections, ModelSpec* spec)
   }
 }
 
+void parse_guidance(const Field& defaults, GuidanceOptions* to) {
+  const auto real = [&](const char* key, double* value) {
+    if (defaults[key].is_present()) *value = defaults[key].real();
+  };
+  const auto pair = [&](const char* key, double* first, double* second) {
+    if (!defaults[key].is_present()) return;
+    const Field both = defaults[key];
+    both.array(2, 2);
+    *first = both[0].real();
+    *second = both[1].real();
+  };
+  real("guidance_rescale", &to->rescale);
+  real("classifier_scale", &to->classifier_scale);
+  pair("guidance_interval", &to->interval_lo, &to->interval_hi);
+  pair("threshold", &to->threshold_p, &to->threshold_cap);
+}
+
 void parse_defaults(const Field& root, const Sections& sections, ModelSpec* spec) {
   SolverOptions& to = spec->defaults;
   to.clip_lo = spec->data_lo;
@@ -85,10 +102,12 @@ void parse_defaults(const Field& root, const Sections& sections, ModelSpec* spec
   const Field defaults = root["defaults"];
   if (defaults.is_present()) {
     if (!sections.exist) {  // the caller's own arguments: a misspelt one must not be ignored
-      const auto keys = {"sampler", "steps", "scale", "eta", "clip", "grid", "variance", "compat", "sampler_options"};
+      const auto keys = {"sampler", "steps", "scale", "eta", "clip", "grid", "variance", "compat", "sampler_options",
+                         "guidance_rescale", "guidance_interval", "threshold", "classifier_scale"};
       for (const auto& item : defaults.object().items()) {
         if (std::none_of(keys.begin(), keys.end(), [&](const char* key) { return item.key() == key; })) {
-          defaults[item.key()].refuse("options among sampler, steps, scale, eta, clip, grid, variance, compat, sampler_options",
+          defaults[item.key()].refuse("options among sampler, steps, scale, eta, clip, grid, variance, compat, sampler_options, "
+                                      "guidance_rescale, guidance_interval, threshold, classifier_scale",
                                       "\"" + item.key() + "\"");
         }
       }
@@ -104,6 +123,7 @@ void parse_defaults(const Field& root, const Sections& sections, ModelSpec* spec
     read("variance", &to.variance);
     if (defaults["steps"].is_present()) to.steps = static_cast<int>(defaults["steps"].integer(1, spec->schedule.is_discrete() ? spec->schedule.T() : kMostSteps));
     if (defaults["eta"].is_present()) to.eta = defaults["eta"].real();
+    parse_guidance(defaults, &to.guidance);
     if (defaults["scale"].is_present()) spec->default_scale = defaults["scale"].real();
     if (spec->num_classes == 0 && spec->default_scale != 1) {
       defaults["scale"].refuse("1 without conditions: there is nothing to guide");
@@ -130,9 +150,8 @@ ModelSpec parse(const std::string& text, const Sections& sections, const std::ve
     parse_sample(root["sample"], &spec);
     parse_classes(root, sections, &spec);
     parse_prediction(root, sections.exist, &spec.prediction);
-    if (spec.prediction.variance != "fixed") {
-      root["variance"].refuse("\"fixed\": learned variances have no executor in this version");
-    }
+    if (root["classifier"].is_present()) spec.has_classifier = root["classifier"].boolean();
+    if (spec.has_classifier && spec.num_classes == 0) root["classifier"].refuse("false in a model without classes");
     parse_schedule(root, sections, alpha_bar, &spec.schedule);
     if (sections.exist) {
       parse_networks(root, sections, &spec);

@@ -44,6 +44,7 @@ struct ModelSpec {
   Schedule schedule;
   Prediction prediction;
   int64_t num_classes = 0;             // 0: unconditional. The null label is num_classes.
+  bool has_classifier = false;         // the output ends in d log p(label | x) / dx
   std::vector<std::string> class_names;
   SolverOptions defaults;              // as the manifest has them
   SolverOptions resolved;              // what they come to
@@ -55,6 +56,8 @@ struct ModelSpec {
   std::string name;                    // of the model, for messages
 
   size_t elements() const;             // product of shape
+  // Of one evaluation: [prediction | learned variance | classifier's gradient], elements() each, what there is of them.
+  size_t output_elements() const { return elements() * (1 + (prediction.variance != "fixed") + has_classifier); }
 };
 
 // Throws Error(kPlan) naming the field, what was expected and what was found; an entry of `requires` that this library

@@ -22,11 +22,11 @@ void parse_ports(const Field& field, std::initializer_list<const char*> roles, s
   }
 }
 
-// A slice over channels that this version would ignore must say what this version does.
-void require_slice(const Field& slice, int64_t end) {
-  if (!slice.is_present()) return;
+// Slices of channels are not chosen but checked: they must say what this version does.
+void require_slice(const Field& slice, int64_t first, int64_t end) {
+  if (!slice.is_present()) slice.refuse("[" + std::to_string(first) + ", " + std::to_string(end) + "]", "null");
   slice.array(2, 2);
-  slice[0].integer(0, 0);
+  slice[0].integer(first, first);
   slice[1].integer(end, end);
 }
 
@@ -34,6 +34,9 @@ void parse_denoiser(const Field& network, const Sections& sections, ModelSpec* s
   NetworkSpec& to = spec->network;
   to.kind = network["kind"].one_of({"onnx", "gaussian_mixture", "tensorrt"});
   if (to.kind == "gaussian_mixture") {
+    if (spec->output_elements() != spec->elements()) {
+      network["kind"].refuse("onnx with a learned variance or a classifier");
+    }
     const uint64_t K = static_cast<uint64_t>(network["K"].integer(1, kMaxComponents));
     to.components = K;
     to.arrays["means"] = section_name(network["means"], sections, K * spec->elements() * 8);
@@ -57,10 +60,17 @@ void parse_denoiser(const Field& network, const Sections& sections, ModelSpec* s
   }
   const Field slices = network["output_slices"], guided = network["guided_channels"];
   if (slices.is_present()) {
-    require_slice(slices["mean"], spec->shape[0]);
-    if (slices["variance"].is_present()) slices["variance"].refuse("null with variance fixed");
+    const int64_t channels = spec->shape[0];
+    const bool is_learned = spec->prediction.variance != "fixed";
+    if (slices["mean"].is_present()) require_slice(slices["mean"], 0, channels);
+    if (is_learned) {
+      require_slice(slices["variance"], channels, 2 * channels);
+    } else if (slices["variance"].is_present()) {
+      slices["variance"].refuse("null with variance fixed");
+    }
+    if (spec->has_classifier) require_slice(slices["gradient"], channels * (1 + is_learned), channels * (2 + is_learned));
   }
-  require_slice(guided, spec->shape[0]);
+  if (guided.is_present()) require_slice(guided, 0, spec->shape[0]);
 }
 
 }  // namespace

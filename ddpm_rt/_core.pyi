@@ -32,14 +32,7 @@ def alpha_bar(schedule: str, T: int) -> NDArray[np.float64]: ...
 def rows(
     alpha_bar: NDArray[np.float64],
     model: str,
-    sampler: str,
-    steps: int,
-    eta: float,
-    clip: str | None,
-    variance: str | None,
-    grid: str | None,
-    compat: str | None,
-    sampler_options: str | None,
+    options: dict[str, Any],
     exact: bool,
 ) -> tuple[bytes, float]:
     """The table's bytes and the sampler's initial sigma; exact: rows of 42 float64."""
@@ -85,6 +78,7 @@ class Engine:
         alpha_bar: NDArray[np.float64],
         fn: Callable[..., Any] | None,
         shape: Sequence[int],
+        out_shape: Sequence[int],
         options: Mapping[str, Any],
         networks: list[Any] = ...,
     ) -> Engine: ...
@@ -94,26 +88,9 @@ class Engine:
         self,
         out: NDArray[Any] | tuple[int, int, bool, Any],
         shape: Sequence[int],
-        *,
-        n: int,
-        labels: NDArray[np.int64] | None,
-        scale: float | None,
-        sampler: str | None,
-        steps: int | None,
-        eta: float | None,
-        clip: str | None,
-        variance: str | None,
-        grid: str | None,
-        compat: str | None,
-        sampler_options: str | None,
-        rows: bytes | None,
-        init_sigma: float,
-        seed: int | None,
-        seeds: NDArray[np.uint64] | None,
-        latents: NDArray[np.float32] | None,
-        x_init: NDArray[np.float32] | None,
-        keep_nonfinite: bool,
+        options: dict[str, Any],
         callback: Callable[..., Any] | None,
+        guide: Engine | None,
     ) -> Request: ...
     def denoiser_error(self, message: str) -> BaseException | None: ...
     def forget_denoiser_error(self) -> None: ...

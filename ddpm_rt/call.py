@@ -14,7 +14,7 @@ import numpy as np
 from . import arrays, options
 from .backends import disable_telemetry, find_library, tensorrt_libraries
 from .errors import OptionError
-from .tables import Table
+from .tables import Table, solver_options
 
 MAX_N = 2**31 - 1
 
@@ -50,15 +50,19 @@ def choice(value: Any, field: str) -> str:
 
 def text(value: Any, field: str) -> str:
     if not isinstance(value, str):
-        raise OptionError(f"{field}: expected a text, got {type(value).__name__}")
+        raise OptionError(f"{field}: expected a text, got {value!r}")
     return value
 
 
-def solver_of(sampler: str | Table | None) -> dict[str, Any]:
-    """The arguments that say which rows are run: a name, a table of one's own, or neither."""
+def solver_of(sampler: str | Table | None, **solver: Any) -> dict[str, Any]:
+    """The arguments that say which rows are run: a name, a table of one's own, or neither; and what it is compiled with."""
+    for field in ("clip", "variance", "compat"):
+        if solver[field] is not None:
+            choice(solver[field], field)
     if isinstance(sampler, Table):
-        return {"sampler": None, "rows": sampler.rows.tobytes(), "init_sigma": sampler.init_sigma}
-    return {"sampler": None if sampler is None else choice(sampler, "sampler"), "rows": None, "init_sigma": 1.0}
+        table = {"rows": sampler.rows.tobytes(), "init_sigma": sampler.init_sigma}
+        return {**solver_options(sampler=None, **solver), **table}
+    return solver_options(sampler=None if sampler is None else choice(sampler, "sampler"), **solver)
 
 
 def label_of(value: Any, class_names: Sequence[str], field: str) -> int:
@@ -75,17 +79,17 @@ def label_of(value: Any, class_names: Sequence[str], field: str) -> int:
     return arrays.integer(value, field, -(2**63), 2**63 - 1)
 
 
-def labels_of(labels: Any, n: int, class_names: Sequence[str]) -> np.ndarray | None:
+def labels_of(labels: Any, n: int, class_names: Sequence[str], field: str = "labels") -> np.ndarray | None:
     """None: drawn from the seeds. One label: repeated. A sequence: n entries.  -> int64 [1 or n]"""
     if labels is None:
         return None
     if hasattr(labels, "tolist"):
         labels = labels.tolist()
     if isinstance(labels, (str, int)) or not hasattr(labels, "__len__"):
-        return np.array([label_of(labels, class_names, "labels")], np.int64)
+        return np.array([label_of(labels, class_names, field)], np.int64)
     if len(labels) != n:
-        raise OptionError(f"labels: expected one label or {n} of them, got {len(labels)}")
-    return np.array([label_of(v, class_names, f"labels[{i}]") for i, v in enumerate(labels)], np.int64)
+        raise OptionError(f"{field}: expected one label or {n} of them, got {len(labels)}")
+    return np.array([label_of(v, class_names, f"{field}[{i}]") for i, v in enumerate(labels)], np.int64)
 
 
 def guidance(scale: float | None, w: float | None) -> float | None:
@@ -153,6 +157,8 @@ def callable_manifest(
     role: str | None,
     data_range: Sequence[float],
     prediction: str,
+    variance: str,
+    classifier: bool,
     time: str | None,
     time_scale: float,
     continuous: Mapping[str, Any] | None,
@@ -168,6 +174,8 @@ def callable_manifest(
         "name": name,
         "sample": {"shape": dims, "range": [arrays.number(v, "data_range") for v in data_range]},
         "prediction": prediction,
+        "variance": variance,
+        "classifier": classifier,
         "time": {"type": time, "scale": arrays.number(time_scale, "time_scale")},
         "num_classes": 0 if num_classes is None else arrays.integer(num_classes, "num_classes", 0, 2**31 - 1),
     }
@@ -186,6 +194,13 @@ def callable_manifest(
     except (TypeError, ValueError) as e:
         raise OptionError(f"defaults: expected texts and finite numbers, got {manifest.get('defaults')!r}") from e
     return text
+
+
+def output_shape(shape: Sequence[int], variance: str, classifier: bool) -> tuple[int, ...]:
+    """Of one output of the network: its first axis holds prediction, learned variance and classifier's gradient."""
+    if not shape:
+        return ()  # the engine refuses it
+    return (shape[0] * (1 + (variance != "fixed") + bool(classifier)), *shape[1:])
 
 
 def engine_options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pathlib
 from typing import Any
@@ -28,7 +29,14 @@ EXAMPLES = """examples:
 
 # Options of the table that have no flag: arrays and functions; and output, which -o, --outdir and --gif decide.
 NO_FLAG = ("latents", "x_init", "callback", "output")
-_TYPES = {"int": int, "float": float, "string": str, "mapping": str}  # a mapping is JSON, which the engine reads
+
+
+def _pair(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in text.split(","))
+
+
+# A mapping is JSON, which the engine reads; a guide is another plan.
+_TYPES = {"int": int, "float": float, "string": str, "mapping": str, "pair": _pair, "engine": str}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +69,7 @@ def _add_flag(group: Any, row: dict[str, str]) -> None:
     elif kind.startswith("choice:"):
         keywords["choices"] = options.choices(row["name"])
     else:
-        keywords["type"] = {"labels": _labels, "seeds": _seeds}.get(row["name"]) or _TYPES[kind]
+        keywords["type"] = {"labels": _labels, "negative": _labels, "seeds": _seeds}.get(row["name"]) or _TYPES[kind]
         keywords["metavar"] = row["name"].upper()
     group.add_argument(*flags(row), **keywords)
 
@@ -94,15 +102,19 @@ def main(args: argparse.Namespace) -> int:
         if row["name"] not in NO_FLAG and (value := getattr(args, row["name"])) is not None:
             given[row["scope"]][row["name"]] = value
     sample = given["sample"]
-    if len(sample.get("labels", ())) == 1:
-        sample["labels"] = sample["labels"][0] if sample["labels"][0] is not None else -1
+    for name in ("labels", "negative"):
+        if len(sample.get(name, ())) == 1:
+            sample[name] = sample[name][0] if sample[name][0] is not None else -1
     targets = [t for t in (args.output, args.outdir, args.gif) if t is not None]
     if not targets:
         args.usage_error("output: expected one of -o FILE, --outdir DIR, --gif FILE, got none")
     _check_targets(args)
     if args.gif is not None:
         given["engine"].setdefault("max_batch", n)
-    with Engine(args.model, **given["engine"]) as engine:
+    with contextlib.ExitStack() as open_engines:
+        engine = open_engines.enter_context(Engine(args.model, **given["engine"]))
+        if "guide" in sample:
+            sample["guide"] = open_engines.enter_context(Engine(sample["guide"], **given["engine"]))
         frames = _Frames(n) if args.gif is not None else None
         result = engine.sample(**{**sample, "n": n}, callback=frames)
         if args.output is not None:

@@ -16,7 +16,7 @@ import numpy as np
 from . import _core, arrays, call, devices, images, kernels, options, plan_files
 from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
-from .tables import Table, options_json
+from .tables import Table
 
 _SLICE_SECONDS = 0.02  # how long a wait may keep a signal waiting
 _EXIT_SECONDS = 2.0  # how long the interpreter's exit may wait for daemon threads to come back
@@ -102,6 +102,8 @@ class Engine:
         role: str | None = None,
         time_scale: float = 1.0,
         time: str | None = None,
+        variance: str = "fixed",
+        classifier: bool = False,
         defaults: Mapping[str, Any] | None = None,
         name: str = "callable",
     ) -> Engine:
@@ -120,17 +122,33 @@ class Engine:
             role: "image", "latent" or "vector"; None: image for rank 3, else vector.
             time_scale: fn's t is time_scale times the schedule's time.
             time: or of "sigma", "log_sigma", "log_half_sigma"; None: the schedule's usual one.
-            defaults: sampler, steps, scale, eta, clip, grid, variance, compat, sampler_options.
+            variance: "learned" (log variance) or "learned_range" (Nichol & Dhariwal 2102.09672 eq. 15): the first axis of what fn
+                returns is twice as long, the variance behind the prediction.
+            classifier: behind that follows d log p(label | x) / dx, of x's shape, for `classifier_scale`.
+            defaults: sampler, steps, scale, eta, clip, grid, variance, compat, sampler_options, guidance_rescale,
+                guidance_interval, threshold, classifier_scale.
         """
         if not callable(fn):
             raise OptionError(f"fn: expected a function of (x, t, labels), got {type(fn).__name__}")
         alpha_bar, continuous = kernels.noise_model(schedule)
         text = call.callable_manifest(
-            name, shape, role, data_range, prediction, time, time_scale, continuous, num_classes, class_names, defaults
+            name,
+            shape,
+            role,
+            data_range,
+            prediction,
+            variance,
+            bool(classifier),
+            time,
+            time_scale,
+            continuous,
+            num_classes,
+            class_names,
+            defaults,
         )
         given = call.engine_options("cpu", "auto", "auto", None, max_batch, None, None, None)
         self = cls.__new__(cls)
-        self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), given))
+        self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), call.output_shape(shape, variance, classifier), given))
         return self
 
     @classmethod
@@ -151,6 +169,7 @@ class Engine:
         data_range: tuple[float, float] = (-1.0, 1.0),
         role: str | None = None,
         time_scale: float = 1.0,
+        time: str | None = None,
         defaults: Mapping[str, Any] | None = None,
         name: str = "torch",
     ) -> Engine:
@@ -175,7 +194,19 @@ class Engine:
             raise OptionError(f"module: expected a module or function of (x, t, labels), got {type(module).__name__}")
         alpha_bar, continuous = kernels.noise_model(schedule)
         text = call.callable_manifest(
-            name, shape, role, data_range, prediction, None, time_scale, continuous, num_classes, class_names, defaults
+            name,
+            shape,
+            role,
+            data_range,
+            prediction,
+            "fixed",
+            False,
+            time,
+            time_scale,
+            continuous,
+            num_classes,
+            class_names,
+            defaults,
         )
         device, at = devices.of_module(module, device, cuda_library)
         given = call.engine_options(device, "auto", "auto", None, max_batch, batch_invariant, None, cuda_library)
@@ -186,7 +217,7 @@ class Engine:
         else:
             networks = [torch_denoiser.of_module(module, shape, at, channels_last, has_labels)]
         self = cls.__new__(cls)
-        self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), given, networks))
+        self._open(_core.Engine.from_callable(text, alpha_bar, fn, tuple(shape), tuple(shape), given, networks))
         return self
 
     def _open(self, core: _core.Engine) -> None:
@@ -195,6 +226,7 @@ class Engine:
         self._close_core = weakref.finalize(self, _close, core, self._pid)  # also runs before the interpreter exits
         self._lock = threading.Lock()
         self._running = 0
+        self._guides: list[Engine] = []
         _engines.add(self)
         info = self.info()
         self._model = call.Model(
@@ -221,6 +253,12 @@ class Engine:
         grid: str | None = None,
         compat: str | None = None,
         sampler_options: Mapping[str, Any] | None = None,
+        guidance_rescale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        threshold: tuple[float, float] | None = None,
+        negative: Any = None,
+        guide: Engine | None = None,
+        classifier_scale: float | None = None,
         seed: int | None = None,
         seeds: Sequence[int] | None = None,
         latents: Any = None,
@@ -248,6 +286,12 @@ class Engine:
             grid: one of `ddpm_rt.grids()`, "ddimN", or section counts such as "10,15,20".
             compat: "diffusers", "guided-diffusion", "k-diffusion" or "edm": every convention of that project at once.
             sampler_options: of the one sampler and its grid, {"order": 3, "final_sigma": "sigma_min", ...}.
+            guidance_rescale: phi of Lin et al. 2305.08891 section 3.4, 0 to 1.
+            guidance_interval: (lo, hi]: noise levels sigma / alpha that are guided; elsewhere the scale is 1 (2404.07724).
+            threshold: (p, cap) of dynamic thresholding (Imagen 2205.11487 section 2.3), in place of the clip.
+            negative: labels in the null label's place: one, or n of them.
+            guide: an engine whose network takes the null label's place (autoguidance 2406.02507), with the same labels.
+            classifier_scale: weight of a classifier's gradient, of a plan that has one (2105.05233).
             seed: image i uses seed + i mod 2^64. None: a fresh one, in the result's `.seeds`.
             seeds: one per image, instead of seed.
             latents: unit noise to start from, float32 [n, *shape], multiplied by the sampler's initial sigma.
@@ -273,24 +317,32 @@ class Engine:
             "n": n,
             "labels": call.labels_of(given["labels"], n, self._model.class_names),
             "scale": s,
-            **call.solver_of(sampler),
-            "steps": None if given["steps"] is None else arrays.integer(given["steps"], "steps", 1, 2**31 - 1),
-            "eta": None if eta is None else arrays.number(eta, "eta"),
-            "clip": None if clip is None else call.choice(clip, "clip"),
-            "variance": None if variance is None else call.choice(variance, "variance"),
-            "grid": None if grid is None else call.text(grid, "grid"),
-            "compat": None if compat is None else call.choice(compat, "compat"),
-            "sampler_options": options_json(sampler_options),
+            **call.solver_of(
+                sampler,
+                steps=given["steps"],
+                eta=eta,
+                clip=clip,
+                variance=variance,
+                grid=grid,
+                compat=compat,
+                sampler_options=sampler_options,
+                guidance_rescale=guidance_rescale,
+                guidance_interval=guidance_interval,
+                threshold=threshold,
+                classifier_scale=classifier_scale,
+            ),
+            "negative": call.labels_of(negative, n, self._model.class_names, "negative"),
             "seed": None if seed is None else arrays.integer(seed, "seed", 0, 2**64 - 1),
             "seeds": call.seeds_of(seeds, n),
             "latents": call.initial(latents, "latents", n, self._model),
             "x_init": call.initial(x_init, "x_init", n, self._model),
             "keep_nonfinite": keep,
-            "callback": call.checked_callback(callback),
         }
+        watcher = call.checked_callback(callback)
+        guiding = self._guided_by(guide)
         out, target = call.allocate(n, self._model, kind)
         bar = Progress(progress, self._model.name)
-        request = core.submit(target, self._model.shape, **arguments)
+        request = core.submit(target, self._model.shape, arguments, watcher, guiding)
         with self._lock:
             self._running += 1
         try:
@@ -308,6 +360,15 @@ class Engine:
                 self._running -= 1
                 if self._running == 0:
                     core.forget_denoiser_error()
+
+    def _guided_by(self, guide: Engine | None) -> _core.Engine | None:
+        if guide is None:
+            return None
+        if not isinstance(guide, Engine):
+            raise OptionError(f"guide: expected a ddpm_rt.Engine, got {type(guide).__name__}")
+        if guide not in self._guides:
+            self._guides.append(guide)  # its network runs in this engine too, as long as this one lives
+        return guide._open_core()
 
     def _wait(self, request: _core.Request, bar: Progress) -> None:
         """Waits in short slices, so that signals are seen between them; raises what the request failed with."""

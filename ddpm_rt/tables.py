@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
+from .arrays import integer, number
 from .errors import OptionError, ShapeError
 from .row import ROW
 
@@ -136,6 +137,58 @@ def options_json(options: Mapping[str, Any] | None) -> str | None:
         raise OptionError(
             f"sampler_options: expected finite numbers, texts, bools and lists, got {dict(options)!r}"
         ) from e
+
+
+def pair(value: Any, field: str, meaning: str) -> tuple[float, float] | None:
+    """Two numbers. The engine checks their range."""
+    if value is None:
+        return None
+    try:
+        first, second = value
+    except (TypeError, ValueError) as e:
+        raise OptionError(f"{field}: expected {meaning}, got {value!r}") from e
+    return number(first, f"{field}[0]"), number(second, f"{field}[1]")
+
+
+def solver_options(
+    *,
+    sampler: str | None,
+    steps: int | None,
+    eta: float | None,
+    clip: str | None,
+    variance: str | None,
+    grid: str | None,
+    compat: str | None,
+    sampler_options: Mapping[str, Any] | None,
+    guidance_rescale: float | None,
+    guidance_interval: tuple[float, float] | None,
+    threshold: tuple[float, float] | None,
+    classifier_scale: float | None,
+) -> dict[str, Any]:
+    """What a table is compiled from, as the extension takes it; None is not given."""
+
+    def real(value: Any, field: str) -> float | None:
+        return None if value is None else number(value, field)
+
+    def text(value: Any, field: str) -> str | None:
+        if value is not None and not isinstance(value, str):
+            raise OptionError(f"{field}: expected a text, got {type(value).__name__}")
+        return value
+
+    return {
+        "sampler": text(sampler, "sampler"),
+        "steps": None if steps is None else integer(steps, "steps", 1, 2**31 - 1),
+        "eta": real(eta, "eta"),
+        "clip": text(clip, "clip"),
+        "variance": text(variance, "variance"),
+        "grid": text(grid, "grid"),
+        "compat": text(compat, "compat"),
+        "sampler_options": options_json(sampler_options),
+        "guidance_rescale": real(guidance_rescale, "guidance_rescale"),
+        "guidance_interval": pair(guidance_interval, "guidance_interval", "(lo, hi), levels sigma / alpha"),
+        "threshold": pair(threshold, "threshold", "(p, cap), such as (0.995, 1.5)"),
+        "classifier_scale": real(classifier_scale, "classifier_scale"),
+    }
 
 
 def markdown() -> str:

@@ -10,7 +10,8 @@ namespace {
 class Callable final : public Denoiser {
  public:
   Callable(const ModelSpec& spec, DenoiseFn fn) : fn_(std::move(fn)), has_labels_(spec.num_classes > 0) {
-    limits_.in_elements = limits_.out_elements = spec.elements();
+    limits_.in_elements = spec.elements();
+    limits_.out_elements = spec.output_elements();
     limits_.takes_label = has_labels_;
     limits_.any_batch = true;
   }

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "spec.h"
+#include "denoiser.h"
 
 namespace ddpm_rt {
 

@@ -80,10 +80,9 @@ inline Limits graph_limits(const ModelSpec& spec, const Port& eps, const Port* r
   Limits limits;
   limits.in_elements = spec.elements();
   limits.out_elements = eps.row_elements();
-  if (limits.out_elements != limits.in_elements && limits.out_elements != 2 * limits.in_elements) {
+  if (limits.out_elements != spec.output_elements()) {
     throw Error(Code::kBackend, spec.network.section + ": output " + eps.name + ": expected " +
-                                    std::to_string(limits.in_elements) +
-                                    " values a sample, or twice as many, got shape " + dims_text(eps.row));
+                                    std::to_string(spec.output_elements()) + " values a sample, got shape " + dims_text(eps.row));
   }
   const bool reads_rows = spec.network.inputs.count("rows") != 0;
   if (reads_rows != (rows != nullptr)) {

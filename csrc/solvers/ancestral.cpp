@@ -23,27 +23,34 @@ LogVariances log_variances(const Level& from, const Level& to) {
 
 Rows compile_ddpm(const Course& course) {
   Rows rows;
+  const std::string& variance = course.o.variance;
+  const bool is_learned = variance == "learned" || variance == "learned_range";
   for (size_t i = 0; i < course.steps(); ++i) {
     const Level &from = course.levels[i], &to = course.next(i);
     RowF64 row = row_at(course, from);
     posterior_step(from, to, &row);
-    const LogVariances log_var = log_variances(from, to);
+    LogVariances log_var = log_variances(from, to);
     const bool is_end = to.sigma == 0;
     // diffusers leaves the noise out at t = 0 only: where its last timestep is another one, the picture is noisy.
-    const bool is_noisy_end = is_end && course.o.compat == "diffusers" && from.t > 0;
-    const double small = is_end ? std::log(kSmallestVariance) : log_var.small;
-    if (!is_end || is_noisy_end) {
-      if (course.o.variance == "fixed_large") {
-        row.wx[kZ] = std::exp(log_var.large / 2);
-      } else if (course.o.variance == "learned" || course.o.variance == "learned_range") {
-        const bool is_range = course.o.variance == "learned_range";
-        row.flags = (row.flags & ~static_cast<uint32_t>(kLearnedRange)) | (is_range ? kLearnedRange : kLearnedVar);
-        row.wx[kZ] = 1;
-        if (is_range) row.log_var_lo = small, row.log_var_hi = log_var.large;
-      } else if (is_noisy_end) {
-        row.wx[kZ] = std::exp(small / 2);
-      }
+    const bool adds_noise = !is_end || (course.o.compat == "diffusers" && from.t > 0);
+    // guided-diffusion's variance of the last step is that of the step before; a classifier moves the mean by it.
+    const bool shifts_end = is_end && i > 0 && course.o.compat == "guided-diffusion";
+    if (is_end) log_var.small = shifts_end ? log_variances(course.levels[i - 1], from).small : std::log(kSmallestVariance);
+    if (shifts_end && variance == "fixed_large") log_var.large = log_var.small;
+    const double log_fixed = variance == "fixed_large" ? log_var.large : log_var.small;
+    if (is_learned && (adds_noise || shifts_end)) {
+      const bool is_range = variance == "learned_range";
+      row.flags = (row.flags & ~static_cast<uint32_t>(kLearnedRange)) | (is_range ? kLearnedRange : kLearnedVar);
+      if (is_range) row.log_var_lo = log_var.small, row.log_var_hi = log_var.large;
     }
+    if (!adds_noise) {
+      row.wx[kZ] = 0;
+    } else if (is_learned) {
+      row.wx[kZ] = 1;
+    } else if (is_end || variance == "fixed_large") {
+      row.wx[kZ] = std::exp(log_fixed / 2);
+    }
+    if (adds_noise || shifts_end) shift_mean(course, is_learned ? 1 : std::exp(log_fixed), &row);
     rows.push_back(row);
   }
   return rows;

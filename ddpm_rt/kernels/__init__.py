@@ -19,7 +19,7 @@ from .. import _core
 from ..arrays import float32, integer, like, number, seeds
 from ..errors import OptionError, ShapeError
 from ..row import BLEND, GRAD, KEEP, LEARNED_RANGE, LEARNED_VAR, NO_EVAL, PUSH, ROW, ROW64, VLB
-from ..tables import options_json
+from ..tables import solver_options
 
 if TYPE_CHECKING:
     from . import triton as triton
@@ -121,6 +121,10 @@ def rows(
     grid: str | None = None,
     compat: str | None = None,
     sampler_options: Mapping[str, Any] | None = None,
+    guidance_rescale: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    threshold: tuple[float, float] | None = None,
+    classifier_scale: float | None = None,
     time: str | None = None,
     time_scale: float = 1.0,
     network_variance: str = "fixed",
@@ -135,6 +139,7 @@ def rows(
         schedule: a name, betas [T], {"name", "T"}, {"betas"}, {"alpha_bar"}; continuous: see `noise_model`.
         prediction: "eps", "x0", "v", "flow", "score", "scaled_score", "energy", "mean", "edm" or "consistency".
         sampler_options: of the sampler and its grid; `ddpm_rt.samplers()` and `ddpm_rt.grids()` list them.
+        guidance_rescale, guidance_interval, threshold, classifier_scale: as in `Engine.sample`; docs/guidance.md.
         time: what the network is told: "index" or "t" (the schedule's own), "sigma", "log_sigma", "log_half_sigma"; None: as
             the schedule has it. Multiplied by time_scale.
         network_variance: "fixed", or "learned", "learned_range" for networks with twice the channels.
@@ -160,20 +165,13 @@ def initial_sigma(
 
 def _compiled(
     *,
-    sampler: str,
-    steps: int | None,
     schedule: Any,
     prediction: str,
-    eta: float | None,
-    clip: str | None,
-    variance: str | None,
-    grid: str | None,
-    compat: str | None,
-    sampler_options: Mapping[str, Any] | None,
     time: str | None,
     time_scale: float,
     network_variance: str,
     exact: bool,
+    **solver: Any,
 ) -> tuple[bytes, float]:
     values, continuous = noise_model(schedule)
     model: dict[str, Any] = {
@@ -183,19 +181,7 @@ def _compiled(
     }
     if continuous is not None:
         model["schedule"] = continuous
-    return _core.rows(
-        values,
-        json.dumps(model),
-        sampler,
-        0 if steps is None else integer(steps, "steps", 1, 2**31 - 1),
-        float("nan") if eta is None else number(eta, "eta"),
-        clip,
-        variance,
-        grid,
-        compat,
-        options_json(sampler_options),
-        exact,
-    )
+    return _core.rows(values, json.dumps(model), solver_options(**solver), exact)
 
 
 def _exact(data: bytes) -> np.ndarray:

@@ -76,17 +76,24 @@ class Denoiser:
         return self.model.at_rel(value if kind == "sigma" else math.exp(value) * (2 if kind == "log_half_sigma" else 1))
 
     def __call__(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        out = self.evaluate(x, level)
+        self.output = out
+        x0, eps = self._meaning(x, out, level)
+        if self.clip is not None:
+            x0 = self.limited(x0)
+        if self.clip == "rederive":
+            eps = (x - level.alpha * x0) / level.sigma
+        return x0, eps
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
         c_in = 1 / math.hypot(level.sigma, self.model.sigma_data) if self.prediction in ("edm", "consistency") else 1.0
         out = self.network(c_in * x, self.told(level.t))
         if self.learned:
             out, self.variance = out.chunk(2)
-        self.output = out
-        x0, eps = self._meaning(x, out, level)
-        if self.clip is not None:
-            x0 = x0.clamp(*self.clip_range)
-        if self.clip == "rederive":
-            eps = (x - level.alpha * x0) / level.sigma
-        return x0, eps
+        return out
+
+    def limited(self, x0: Tensor) -> Tensor:
+        return x0.clamp(*self.clip_range)
 
     def _meaning(self, x: Tensor, out: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         a, s = level.alpha, level.sigma

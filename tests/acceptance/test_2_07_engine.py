@@ -22,11 +22,14 @@ def eps_of_one_gaussian(x, t, labels):
     return np.sqrt(1 - ab) * (x - np.sqrt(ab) * 0.4) / (ab * 0.25 + 1 - ab)
 
 
-def test_rows_are_256_bytes_and_flags_without_an_executor_are_refused():
+def test_rows_are_256_bytes_and_flags_without_their_operand_are_refused():
     rows = ddpm_rt.rows("ddim", 20)
     assert rows.dtype.itemsize == 256 and not rows["spare"].any()
     x = np.zeros((1, 4), np.float32)
-    rows["flags"][0] |= 1 << 3  # THRESHOLD, laid out but not executed yet
+    rows["flags"][0] |= 1 << 7  # GRAD
+    with pytest.raises(ddpm_rt.OptionError, match="grad"):
+        ddpm_rt.kernels.step(x, x.copy(), rows, seeds=0)
+    rows["flags"][0] = 1 << 13  # no such flag
     with pytest.raises(ddpm_rt.OptionError, match="flags"):
         ddpm_rt.kernels.step(x, x.copy(), rows, seeds=0)
 

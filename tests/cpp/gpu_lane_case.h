@@ -245,7 +245,7 @@ inline HostPtr on_cpu(int max_batch = 32) {
   RunnerOptions options;
   options.max_batch = max_batch;
   const std::vector<Candidate> candidates{{"fp32", [&model = host->model, fn] { return make_callable(model, fn); }}};
-  host->lane = std::make_unique<Lane>(host->model, nullptr, candidates, options);
+  host->lane = std::make_unique<Lane>(std::make_shared<NetworkSource>(NetworkSource{host->model, nullptr, candidates, options}));
   return host;
 }
 

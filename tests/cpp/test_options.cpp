@@ -22,7 +22,7 @@ int main() {
     for (std::string alias; std::getline(aliases, alias, ',');) CHECK(names.insert(alias).second);
     const std::string type = o.type;
     const bool is_choice = type.rfind("choice:", 0) == 0;
-    CHECK(is_choice || std::set<std::string>({"int", "float", "string", "array", "bool", "callable", "mapping"}).count(type));
+    CHECK(is_choice || std::set<std::string>({"int", "float", "string", "array", "bool", "callable", "mapping", "pair", "engine"}).count(type));
     if (!is_choice) continue;
     // Every choice of a solver's option compiles, with the sampler that takes it.
     std::stringstream choices(type.substr(7));
@@ -46,15 +46,15 @@ int main() {
   for (const char* name :
        {"device", "backend", "precision", "threads", "max_batch", "batch_invariant", "cache_dir", "card", "cuda_library",
          "tensorrt_library", "trust_native",
-        "n", "labels", "scale", "steps", "sampler", "eta", "clip", "variance", "grid", "compat", "sampler_options", "seed", "seeds", "latents", "x_init",
+        "n", "labels", "scale", "steps", "sampler", "eta", "clip", "variance", "grid", "compat", "sampler_options", "guidance_rescale",
+         "guidance_interval", "threshold", "negative", "guide", "classifier_scale", "seed", "seeds", "latents", "x_init",
         "output", "on_error", "progress", "callback"}) {
     CHECK(canonical.count(name) == 1);
   }
   for (const char* alias : {"num_inference_steps", "guidance_scale", "class_labels", "output_type"}) {
     CHECK(names.count(alias) == 1 && canonical.count(alias) == 0);
   }
-  for (const char* later : {"guidance_rescale", "guidance_interval", "threshold", "negative", "cond", "prompt", "image",
-                            "mask", "strength", "guide", "classifier_scale"}) {
+  for (const char* later : {"cond", "prompt", "image", "mask", "strength"}) {
     CHECK(names.count(later) == 0);
   }
   return finish();

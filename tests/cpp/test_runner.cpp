@@ -117,7 +117,7 @@ struct Bench {
   void start() {
     std::vector<Candidate> candidates;
     for (const auto& b : behaviours) candidates.push_back({"fp32", [b] { return std::make_unique<Closed>(b); }});
-    lane = std::make_unique<Lane>(spec, plan.get(), candidates, options);
+    lane = std::make_unique<Lane>(std::make_shared<NetworkSource>(NetworkSource{spec, plan, candidates, options}));
   }
 
   std::shared_ptr<Request> submit(std::vector<int64_t> labels, uint64_t seed, int steps, float scale, float* out) {

@@ -203,7 +203,12 @@ void test_refusals() {
   refuse(good, "/schedule/T", 999, "section of 7992 bytes");
   refuse(good, "/schedule/T", (1 << 16) + 1, "schedule.T");
   refuse(good, "/prediction", "guess", "\"guess\"");
-  refuse(good, "/variance", "learned_range", "no executor");
+  refuse(good, "/variance", "learned_range", "output_slices.variance");
+  refuse(good, "/variance", "guessed", "\"guessed\"");
+  refuse(good, "/classifier", 1, "classifier");
+  refuse(good, "/classifier", true, "output_slices.gradient");
+  refuse(good, "/defaults/guidance_rescale", 2, "guidance_rescale");
+  refuse(good, "/defaults/threshold", {0.9}, "threshold");
   refuse(good, "/time/type", "clock", "\"clock\"");
   for (const json& bad : {json(0), json(-1), json("1"), json(1e39)}) refuse(good, "/time/scale", bad, "time.scale");
   for (const json& bad : {json(0), json(1001), json(1.5), json("50")}) refuse(good, "/defaults/steps", bad, "defaults.steps");

@@ -69,7 +69,7 @@ def test_samplers_are_the_table_s():
 def test_rows_are_complete():
     for row in TABLE:
         assert row["scope"] in SIGNATURES and row["help"] and row["type"]
-        assert row["type"] in ("int", "float", "string", "bool", "array", "callable", "mapping") or row["type"].startswith(
+        assert row["type"] in ("int", "float", "string", "bool", "array", "callable", "mapping", "pair", "engine") or row["type"].startswith(
             "choice:"
         )
 

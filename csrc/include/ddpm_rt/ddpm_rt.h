@@ -213,13 +213,20 @@ typedef struct ddpm_rt_sample_options {
   int32_t keep_nonfinite;    /* 1: non-finite images are returned and listed, no error */
   ddpm_rt_step_fn callback;  /* may be null */
   void* callback_user;
-  int32_t out_on_device;     /* 1: `out` is memory of the engine's GPU, ready to be written when submit is called */
   const char* compat;        /* "diffusers", "guided-diffusion", "k-diffusion", "edm": every convention of that project;
                                 null: the plan's for its own sampler, else none; "": none */
   const char* sampler_options; /* JSON object of the sampler's and the grid's own options (ddpm_rt_samplers); may be null */
   const void* rows;          /* a table of the caller's own, 256 bytes a row, in place of a sampler and its options */
   size_t row_count;
   double init_sigma;         /* of `rows`: x_T = init_sigma * unit noise; 1 */
+  int32_t out_on_device;     /* 1: `out` is memory of the engine's GPU, ready to be written when submit is called */
+  double guidance_rescale;   /* phi of Lin et al. 2305.08891 section 3.4, 0 to 1; NaN: the plan's */
+  double guidance_interval_lo, guidance_interval_hi; /* sigma / alpha; outside of (lo, hi] scale is 1; NaN: the plan's */
+  double threshold_p, threshold_cap; /* dynamic thresholding (Imagen section 2.3); NaN: the plan's */
+  double classifier_scale;   /* of a plan with a classifier's gradient; NaN: the plan's */
+  const int64_t* negative;   /* labels in place of the null label, 1 or n entries; null: none */
+  size_t negative_count;
+  ddpm_rt_engine* guide;     /* autoguidance: e = g + scale (c - g), g of the guide's network; null: none. Must outlive the request */
 } ddpm_rt_sample_options;
 DDPM_RT_API void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_size);
 

@@ -77,6 +77,7 @@ struct EngineOptions {
 };
 
 // Unset or empty: the plan's. Arrays are copied by submit().
+class Engine;
 struct SampleOptions {
   std::int64_t n = 1;
   std::vector<std::int64_t> labels;  // empty: drawn from the seeds; else 1 or n, -1 is unconditional
@@ -86,6 +87,10 @@ struct SampleOptions {
   const void* rows = nullptr;         // a table of one's own
   std::size_t row_count = 0;
   double init_sigma = 1;
+  std::optional<double> guidance_rescale, classifier_scale;
+  std::optional<std::pair<double, double>> guidance_interval, threshold;  // (lo, hi], sigma / alpha; (p, cap)
+  std::vector<std::int64_t> negative;  // labels in place of the null label, 1 or n
+  Engine* guide = nullptr;             // autoguidance; must outlive the request
   int steps = 0;
   std::optional<std::uint64_t> seed;
   std::vector<std::uint64_t> seeds;
@@ -99,6 +104,9 @@ struct SampleOptions {
   // After every tick, on the engine's thread; x0 is [images, elements]. False stops.
   std::function<bool(std::int64_t row, std::int64_t rows, const float* x0, std::size_t images)> callback;
 };
+
+// The C struct; it points into `o`. Callbacks are left out.
+inline ddpm_rt_sample_options c_options(const SampleOptions& o);
 
 struct Result {
   std::vector<std::int64_t> labels;  // [n], -1 unconditional
@@ -184,38 +192,7 @@ class Engine {
 
   // `out` must live until the request is finished or released. Never waits for the network.
   Request submit(const SampleOptions& o, void* out, std::size_t out_bytes) {
-    ddpm_rt_sample_options c;
-    ddpm_rt_sample_options_init(&c, sizeof c);
-    const auto text = [](const std::string& s) { return s.empty() ? nullptr : s.c_str(); };
-    c.n = o.n;
-    c.labels = o.labels.empty() ? nullptr : o.labels.data();
-    c.label_count = o.labels.size();
-    c.scale = o.scale.value_or(c.scale);
-    c.eta = o.eta.value_or(c.eta);
-    if ((o.scale && std::isnan(*o.scale)) || (o.eta && std::isnan(*o.eta))) {
-      throw Exception(DDPM_RT_OPTION_ERROR, "scale and eta: expected a number, got nan");
-    }
-    c.sampler = text(o.sampler);
-    c.clip = text(o.clip);
-    c.variance = text(o.variance);
-    c.grid = text(o.grid);
-    c.compat = o.compat ? o.compat->c_str() : nullptr;
-    c.sampler_options = text(o.sampler_options);
-    c.rows = o.rows;
-    c.row_count = o.row_count;
-    c.init_sigma = o.init_sigma;
-    c.steps = o.steps;
-    c.has_seed = o.seed.has_value();
-    c.seed = o.seed.value_or(0);
-    c.seeds = o.seeds.empty() ? nullptr : o.seeds.data();
-    c.seed_count = o.seeds.size();
-    c.latents = o.latents;
-    c.latent_elements = o.latent_elements;
-    c.x_init = o.x_init;
-    c.x_init_elements = o.x_init_elements;
-    c.output = o.output;
-    c.keep_nonfinite = o.keep_nonfinite;
-    c.out_on_device = o.out_on_device;
+    ddpm_rt_sample_options c = c_options(o);
     Request request;
     if (o.callback) {
       request.watcher_ = std::make_unique<Request::Watcher>();
@@ -299,6 +276,56 @@ class Engine {
   std::unique_ptr<Log> log_;
   std::unique_ptr<ddpm_rt_engine, Release> handle_;
 };
+
+inline ddpm_rt_sample_options c_options(const SampleOptions& o) {
+  ddpm_rt_sample_options c;
+  ddpm_rt_sample_options_init(&c, sizeof c);
+  const auto text = [](const std::string& s) { return s.empty() ? nullptr : s.c_str(); };
+  c.n = o.n;
+  c.labels = o.labels.empty() ? nullptr : o.labels.data();
+  c.label_count = o.labels.size();
+  const auto given = [](const std::optional<double>& from, const char* field, double* to) {
+    if (!from) return;
+    if (std::isnan(*from)) throw Exception(DDPM_RT_OPTION_ERROR, std::string(field) + ": expected a number, got nan");
+    *to = *from;
+  };
+  const auto pair = [&](const std::optional<std::pair<double, double>>& from, const char* field, double* a, double* b) {
+    if (!from) return;
+    given(from->first, field, a);
+    given(from->second, field, b);
+  };
+  given(o.scale, "scale", &c.scale);
+  given(o.eta, "eta", &c.eta);
+  given(o.guidance_rescale, "guidance_rescale", &c.guidance_rescale);
+  given(o.classifier_scale, "classifier_scale", &c.classifier_scale);
+  pair(o.guidance_interval, "guidance_interval", &c.guidance_interval_lo, &c.guidance_interval_hi);
+  pair(o.threshold, "threshold", &c.threshold_p, &c.threshold_cap);
+  c.negative = o.negative.empty() ? nullptr : o.negative.data();
+  c.negative_count = o.negative.size();
+  c.guide = o.guide != nullptr ? o.guide->get() : nullptr;
+  c.sampler = text(o.sampler);
+  c.clip = text(o.clip);
+  c.variance = text(o.variance);
+  c.grid = text(o.grid);
+  c.compat = o.compat ? o.compat->c_str() : nullptr;
+  c.sampler_options = text(o.sampler_options);
+  c.rows = o.rows;
+  c.row_count = o.row_count;
+  c.init_sigma = o.init_sigma;
+  c.steps = o.steps;
+  c.has_seed = o.seed.has_value();
+  c.seed = o.seed.value_or(0);
+  c.seeds = o.seeds.empty() ? nullptr : o.seeds.data();
+  c.seed_count = o.seeds.size();
+  c.latents = o.latents;
+  c.latent_elements = o.latent_elements;
+  c.x_init = o.x_init;
+  c.x_init_elements = o.x_init_elements;
+  c.output = o.output;
+  c.keep_nonfinite = o.keep_nonfinite;
+  c.out_on_device = o.out_on_device;
+  return c;
+}
 
 // See ddpm_rt_tensorrt_examine.
 inline std::string examine_tensorrt(const std::string& library, const void* engine = nullptr, std::size_t bytes = 0) {
