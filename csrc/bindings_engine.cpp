@@ -193,7 +193,11 @@ void bind_engine(py::module_& m) {
       "examine_tensorrt",
       [](const std::string& library, const std::optional<py::bytes>& engine) {
         const std::string_view data = engine ? std::string_view(*engine) : std::string_view();
-        return unlocked([&] { return ddpm_rt::examine_tensorrt(library, engine ? data.data() : nullptr, data.size()); });
+        return unlocked([&] {
+          ddpm_rt_string* json = nullptr;
+          ddpm_rt::check(ddpm_rt_tensorrt_examine(library.c_str(), engine ? data.data() : nullptr, data.size(), &json));
+          return ddpm_rt::take(json);
+        });
       },
       arg("library"), arg("engine") = py::none());
   py::class_<Request>(m, "Request")

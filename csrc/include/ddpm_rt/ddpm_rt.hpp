@@ -237,9 +237,7 @@ class Engine {
       return self.message.c_str();
     }
   };
-  struct Release {
-    void operator()(ddpm_rt_engine* engine) const { ddpm_rt_engine_release(engine); }
-  };
+  struct Release { void operator()(ddpm_rt_engine* engine) const { ddpm_rt_engine_release(engine); } };
   using Log = decltype(EngineOptions::log);
 
   ddpm_rt_engine_options convert(const EngineOptions& o) {
@@ -325,13 +323,6 @@ inline ddpm_rt_sample_options c_options(const SampleOptions& o) {
   c.keep_nonfinite = o.keep_nonfinite;
   c.out_on_device = o.out_on_device;
   return c;
-}
-
-// See ddpm_rt_tensorrt_examine.
-inline std::string examine_tensorrt(const std::string& library, const void* engine = nullptr, std::size_t bytes = 0) {
-  ddpm_rt_string* json = nullptr;
-  check(ddpm_rt_tensorrt_examine(library.empty() ? nullptr : library.c_str(), engine, bytes, &json));
-  return take(json);
 }
 
 class Plan {
