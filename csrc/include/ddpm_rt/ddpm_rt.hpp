@@ -161,9 +161,7 @@ class Request {
       }
     }
   };
-  struct Release {
-    void operator()(ddpm_rt_request* request) const { ddpm_rt_request_release(request); }
-  };
+  struct Release { void operator()(ddpm_rt_request* request) const { ddpm_rt_request_release(request); } };
   Request() = default;
   std::unique_ptr<Watcher> watcher_;  // outlives handle_, whose release waits for the callback
   std::unique_ptr<ddpm_rt_request, Release> handle_;
@@ -362,9 +360,7 @@ class Plan {
   void verify() const { check(ddpm_rt_plan_verify(handle_.get())); }
 
  private:
-  struct Release {
-    void operator()(ddpm_rt_plan* plan) const { ddpm_rt_plan_release(plan); }
-  };
+  struct Release { void operator()(ddpm_rt_plan* plan) const { ddpm_rt_plan_release(plan); } };
   std::unique_ptr<ddpm_rt_plan, Release> handle_;
 };
 
@@ -383,9 +379,7 @@ class PlanWriter {
   }
 
  private:
-  struct Release {
-    void operator()(ddpm_rt_plan_writer* writer) const { ddpm_rt_plan_writer_release(writer); }
-  };
+  struct Release { void operator()(ddpm_rt_plan_writer* writer) const { ddpm_rt_plan_writer_release(writer); } };
   std::unique_ptr<ddpm_rt_plan_writer, Release> handle_;
 };
 
