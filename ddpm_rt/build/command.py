@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   ddpm-rt build digits --backend tensorrt                            fp16, batches of 1 to 128 rows, tuned for 16
   ddpm-rt build my.plan --backend tensorrt --precision bf16          a network whose values leave float16's range
   ddpm-rt build my.plan --backend tensorrt --batch-profile 1,2,8 --batch-profile 16,64,256
-  ddpm-rt build my.plan --backend tensorrt --cc 8.6,8.9              for these GPUs by name, smaller and no others
+  ddpm-rt build my.plan --backend tensorrt --cc 8.6,8.9              for these GPUs by name, and no others
   ddpm-rt build my.plan --backend tensorrt --cc current              for the GPU of this machine
   ddpm-rt build digits --backend tensorrt -o y.plan                  also a copy of the plan that holds the engines
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..errors import BackendError, OptionError, PlanError
@@ -96,7 +99,7 @@ def build_engine(
 ) -> bytes:
     """The serialized engine.
 
-    on_step(phase, step, steps): while it works; a KeyboardInterrupt from it ends the build. on_log(severity, text).
+    on_step(phase, step, steps): while it works; what it raises ends the build, as Ctrl-C does. on_log(severity, text).
 
     Raises:
         PlanError: a graph that TensorRT cannot parse. BackendError: it can build no engine of it, with its words.
@@ -117,9 +120,12 @@ def build_engine(
             port = network.get_input(i)
             made.set_shape(port.name, *((rows, *port.shape[1:]) for rows in profile))
         config.add_optimization_profile(made)
-    monitor = _monitor(trt, on_step)
-    config.progress_monitor = monitor
-    built = builder.build_serialized_network(network, config)
+    with _held_interrupts() as interrupts:
+        monitor = _monitor(trt, on_step, interrupts)
+        config.progress_monitor = monitor
+        built = builder.build_serialized_network(network, config)
+    if interrupts:
+        raise KeyboardInterrupt
     if monitor.interruption is not None:
         raise monitor.interruption
     if built is None:
@@ -141,7 +147,21 @@ def _configure(rt: TensorRt, config: Any, recipe: Recipe) -> None:
             config.set_compute_capability(getattr(trt.ComputeCapability, name), i)
 
 
-def _monitor(trt: Any, on_step: Callable[[str, int, int], None] | None) -> Any:
+@contextlib.contextmanager
+def _held_interrupts() -> Iterator[list[int]]:
+    """Ctrl-C is kept in the list that this gives: raised inside a callback it would be printed by the library, and lost."""
+    held: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield held
+        return
+    former = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield held
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+def _monitor(trt: Any, on_step: Callable[[str, int, int], None] | None, interrupts: list[int]) -> Any:
     class Monitor(trt.IProgressMonitor):
         """An exception must not pass through the library, which calls from C++: it is kept, and the build told to stop."""
 
@@ -156,7 +176,7 @@ def _monitor(trt: Any, on_step: Callable[[str, int, int], None] | None) -> Any:
 
         def step_complete(self, phase: str, step: int) -> bool:
             self._say(phase, step + 1)
-            return self.interruption is None
+            return self.interruption is None and not interrupts
 
         def phase_finish(self, phase: str) -> None:
             self._say(phase, self._steps.pop(phase, 0))

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import stat
 
 import numpy as np
@@ -17,6 +18,7 @@ import ddpm_rt
 from ddpm_rt import _core, backends
 from ddpm_rt import plan as plan_module
 from ddpm_rt.build import bindings, build, cache, engine
+from ddpm_rt.build.status import Status
 
 pytest.importorskip("onnx", reason="the tensorrt extra has it")
 LIBRARIES = [found for found in backends.tensorrt_libraries() if found.kind == "tensorrt_rtx" and found.parser]
@@ -211,15 +213,19 @@ def test_a_graph_that_is_none_is_named(tmp_path):
             build(plan, precision=precision, cache_dir=tmp_path)
 
 
-def test_ctrl_c_ends_a_build(built, tmp_path):
+@pytest.mark.parametrize("is_signal", [True, False])
+def test_ctrl_c_and_what_on_step_raises_end_a_build(built, tmp_path, is_signal):
     _, plan, _ = built
+    former = signal.getsignal(signal.SIGINT)
 
     def interrupt(*step):
-        raise KeyboardInterrupt
+        if not is_signal:
+            raise ZeroDivisionError
+        os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt if is_signal else ZeroDivisionError):
         build(plan, precision="fp16", cache_dir=tmp_path, on_step=interrupt)
-    assert not list(tmp_path.rglob("*.engine"))
+    assert not list(tmp_path.rglob("*.engine")) and signal.getsignal(signal.SIGINT) == former
 
 
 # ------------------------------------------------------------------------- no library, another version, no GPU
@@ -341,6 +347,21 @@ def test_the_command_prints_what_it_made(run, built, tmp_path):
     assert re.search(r"unet +fp16 +1 to 8 rows +[\d.]+ MB", done.stdout) and "y.plan" in done.stdout
     again = run("build", plan, "--backend", "tensorrt", "--cache-dir", tmp_path, "--batch-profile", "1,2,8")
     assert "in the cache" in again.stdout
+
+
+def test_progress_is_one_line_that_is_cleaned(capsys):
+    status = Status(shown=True)
+    status.update("unet", "Timing graph nodes", 1, 4)
+    assert capsys.readouterr().err == "", "not in the first half second"
+    status._start -= 1
+    status.update("unet", "Timing graph nodes", 3, 4)
+    status.close()
+    written = capsys.readouterr().err
+    assert (
+        written.startswith("\runet: Timing graph nodes 3/4 [1 s]") and written.endswith(" \r") and "\n" not in written
+    )
+    Status().update("unet", "Timing graph nodes", 3, 4)  # no terminal here
+    assert capsys.readouterr().err == ""
 
 
 def test_doctor_says_where_and_which(run):
