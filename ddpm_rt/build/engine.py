@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import concurrent.futures
 import dataclasses
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import BackendError, OptionError, PlanError
@@ -120,14 +118,9 @@ def build_engine(
             port = network.get_input(i)
             made.set_shape(port.name, *((rows, *port.shape[1:]) for rows in profile))
         config.add_optimization_profile(made)
-    with _held_interrupts() as interrupts:
-        monitor = _monitor(trt, on_step, interrupts)
-        config.progress_monitor = monitor
-        built = builder.build_serialized_network(network, config)
-    if interrupts:
-        raise KeyboardInterrupt
-    if monitor.interruption is not None:
-        raise monitor.interruption
+    monitor = _monitor(trt, on_step)
+    config.progress_monitor = monitor
+    built = _built(builder, network, config, monitor)
     if built is None:
         raise BackendError(f"{what}: expected {rt.kind} {rt.version} to build an engine of it, got: {log.text()}")
     return bytes(built)
@@ -147,21 +140,21 @@ def _configure(rt: TensorRt, config: Any, recipe: Recipe) -> None:
             config.set_compute_capability(getattr(trt.ComputeCapability, name), i)
 
 
-@contextlib.contextmanager
-def _held_interrupts() -> Iterator[list[int]]:
-    """Ctrl-C is kept in the list that this gives: raised inside a callback it would be printed by the library, and lost."""
-    held: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield held
-        return
-    former = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
-    try:
-        yield held
-    finally:
-        signal.signal(signal.SIGINT, former)
+def _built(builder: Any, network: Any, config: Any, monitor: Any) -> Any:
+    """On a thread of its own, so that Ctrl-C comes to this one: raised in a callback, the library would print and drop it."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        work = pool.submit(builder.build_serialized_network, network, config)
+        try:
+            built = work.result()
+        except BaseException as e:
+            monitor.interruption = e
+            raise
+    if monitor.interruption is not None:
+        raise monitor.interruption
+    return built
 
 
-def _monitor(trt: Any, on_step: Callable[[str, int, int], None] | None, interrupts: list[int]) -> Any:
+def _monitor(trt: Any, on_step: Callable[[str, int, int], None] | None) -> Any:
     class Monitor(trt.IProgressMonitor):
         """An exception must not pass through the library, which calls from C++: it is kept, and the build told to stop."""
 
@@ -176,7 +169,7 @@ def _monitor(trt: Any, on_step: Callable[[str, int, int], None] | None, interrup
 
         def step_complete(self, phase: str, step: int) -> bool:
             self._say(phase, step + 1)
-            return self.interruption is None and not interrupts
+            return self.interruption is None
 
         def phase_finish(self, phase: str) -> None:
             self._say(phase, self._steps.pop(phase, 0))
