@@ -25,7 +25,7 @@ def folder_of(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
 
     OptionError: it cannot be made, or others can write to it.
     """
-    folder = (pathlib.Path(cache_dir) if cache_dir is not None else _user_cache()) / "engines"
+    folder = (pathlib.Path(cache_dir).absolute() if cache_dir is not None else _user_cache()) / "engines"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.lstat()
