@@ -112,11 +112,13 @@ void Engine::open_device(const ddpm_rt_engine_options& options) {
   }
   if (device == "cpu") return;
   if (device == "auto") {
-    if (options.device_denoiser_count == 0) return;  // nothing here would run on a GPU: do not ask for one
+    const bool is_asked = wants_native(options);
+    if (options.device_denoiser_count == 0 && native_.empty() && !is_asked) return;  // nothing here would run on a GPU: do not ask for one
     try {
       device_ = Device::open(library, 0);
     } catch (const Error& e) {
-      skipped_ = std::string("cuda: ") + e.what();
+      if (is_asked) throw;
+      skipped_ += (skipped_.empty() ? "" : "; ") + std::string("cuda: ") + e.what();
     }
     return;
   }

@@ -32,8 +32,10 @@ class Engine:
 
     Args:
         plan: a path, or the name of a plan that comes with the package ("digits"). A raw .onnx file needs a card.
-        device: "auto", "cpu", "cuda" or "cuda:N". auto takes a GPU where PyTorch can run the plan on it.
-        backend: "auto", "openvino", "onnxruntime", "analytic" or, on a GPU, "torch". `info()["backend"]` says which was taken.
+        device: "auto", "cpu", "cuda" or "cuda:N". auto takes a GPU where a TensorRT engine of the plan is built or PyTorch can run
+            it there.
+        backend: "auto", "openvino", "onnxruntime", "analytic" or, on a GPU, "tensorrt" or "torch". `info()["backend"]` says
+            which was taken.
         precision: "auto", "fp32", "bf16" or "fp16".
         threads: of the network; None: the least of affinity, cgroup quota and physical cores.
         max_batch: images resident at a time; None: chosen.
@@ -41,8 +43,8 @@ class Engine:
         cache_dir: folder of compiled networks; None: the user's cache folder; "": none.
         card: JSON manifest for a model file that is not a plan; None: NAME.json beside it.
         cuda_library: path of the GPU part of ddpm_rt; None: as installed.
-        trust_native: load machine code that a plan embeds; only for files from a source you trust. No
-            plan of this version embeds any.
+        tensorrt_library: path of libnvinfer.so.11 or libtensorrt_rtx.so.1; None: one on this machine, else in a package.
+        trust_native: load machine code that a plan embeds; only for files from a source you trust.
 
     Raises:
         PlanError, BackendError, DeviceError, OptionError: the message names the field, what was expected, what was found.
@@ -61,6 +63,7 @@ class Engine:
         cache_dir: str | os.PathLike[str] | None = None,
         card: str | os.PathLike[str] | None = None,
         cuda_library: str | os.PathLike[str] | None = None,
+        tensorrt_library: str | os.PathLike[str] | None = None,
         trust_native: bool = False,
         **unknown: Any,
     ) -> None:
@@ -69,7 +72,16 @@ class Engine:
         for name in unknown:
             raise options.unknown(name, [r["name"] for r in options.table() if r["scope"] == "engine"], "Engine")
         given = call.engine_options(
-            device, backend, precision, threads, max_batch, batch_invariant, cache_dir, cuda_library
+            device,
+            backend,
+            precision,
+            threads,
+            max_batch,
+            batch_invariant,
+            cache_dir,
+            cuda_library,
+            tensorrt_library,
+            trust_native,
         )
         with plan_files.located(plan, card) as path:
             found = devices.facts(device, backend, given.get("cuda_library"))
