@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +12,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import _core, call, devices, images, options, plan_files
+from . import _core, call, devices, images, lifetime, options, plan_files
 from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
 from .tables import Table
 
 _SLICE_SECONDS = 0.02  # how long a wait may keep a signal waiting
-_EXIT_SECONDS = 2.0  # how long the interpreter's exit may wait for daemon threads to come back
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class Engine:
@@ -220,12 +216,12 @@ class Engine:
     def _open(self, core: _core.Engine) -> None:
         self._core = core
         self._pid = os.getpid()
-        self._close_core = weakref.finalize(self, _close, core, self._pid)  # also runs before the interpreter exits
+        self._close_core = weakref.finalize(self, lifetime.close, core, self._pid)  # also runs before the interpreter exits
         self._lock = threading.Lock()
         self._running = 0
         self._guides: list[Engine] = []
         self._warned: set[str] = set()
-        _engines.add(self)
+        lifetime.engines.add(self)
         info = self.info()
         self._model = call.Model(
             name=info["name"],
@@ -396,17 +392,3 @@ class Engine:
                 "open an engine in the child"
             )
         return self._core
-
-
-def _close(core: _core.Engine, pid: int) -> None:
-    if pid == os.getpid():
-        core.close()
-
-
-@atexit.register
-def _let_threads_return() -> None:
-    """Behind the closing of all engines at exit: a daemon thread that asked for the GIL from inside the extension once
-    the interpreter is going down would be unwound through C++, which ends the process with an abort."""
-    end = time.monotonic() + _EXIT_SECONDS
-    while any(e._running and e._pid == os.getpid() for e in list(_engines)) and time.monotonic() < end:
-        time.sleep(0.001)

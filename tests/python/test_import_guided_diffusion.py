@@ -18,10 +18,10 @@ import ddpm_rt.export
 
 torch = pytest.importorskip("torch")
 
-from ddpm_rt.importers import guided_diffusion  # noqa: E402
-from ddpm_rt.importers.guided_unet import GuidedClassifier, GuidedUNet, UNetShape, attended  # noqa: E402
-from ddpm_rt.reference import samplers  # noqa: E402
-from ddpm_rt.reference.schedule import Schedule  # noqa: E402
+from ddpm_rt.importers import guided_diffusion
+from ddpm_rt.importers.guided_unet import GuidedClassifier, GuidedUNet, UNetShape, attended
+from ddpm_rt.reference import samplers
+from ddpm_rt.reference.schedule import Schedule
 
 SEED = 2
 _64, _128 = (1, 2, 3, 4), (1, 1, 2, 3, 4)
