@@ -167,6 +167,8 @@ class Engine {
     read("cache_dir", &o.cache_dir);
     read("openvino_library", &o.openvino_library);
     read("onnxruntime_library", &o.onnxruntime_library);
+    read("tensorrt_library", &o.tensorrt_library);
+    read("trust_native", &o.trust_native);
     read("cuda_library", &o.cuda_library);
     o.log = &log_to_python;
     return o;
@@ -187,6 +189,17 @@ class Engine {
 
 void bind_engine(py::module_& m) {
   using py::arg;
+  m.def(
+      "examine_tensorrt",
+      [](const std::string& library, const std::optional<py::bytes>& engine) {
+        const std::string_view data = engine ? std::string_view(*engine) : std::string_view();
+        return unlocked([&] {
+          ddpm_rt_string* json = nullptr;
+          ddpm_rt::check(ddpm_rt_tensorrt_examine(library.c_str(), engine ? data.data() : nullptr, data.size(), &json));
+          return ddpm_rt::take(json);
+        });
+      },
+      arg("library"), arg("engine") = py::none());
   py::class_<Request>(m, "Request")
       .def("wait", &Request::wait, arg("seconds"))
       .def("cancel", &Request::cancel)

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "capi_edge.h"
+#include "device_denoiser.h"
 #include "engine.h"
 
 using ddpm_rt::Code;
@@ -106,6 +107,17 @@ void ddpm_rt_engine_release(ddpm_rt_engine* engine) {
   // A forked child has no lane to join, and a lane cannot join itself: both leave the memory to the process's end.
   if (engine->engine->in_child() || engine->engine->is_lane_thread()) return;
   delete engine;
+}
+
+ddpm_rt_status ddpm_rt_tensorrt_examine(const char* tensorrt_library, const void* engine, size_t bytes, ddpm_rt_string** json) {
+  return guarded([&] {
+    expect_given(json, "json");
+    const uint8_t* data = static_cast<const uint8_t*>(engine);
+    const std::vector<uint8_t> copy(data, data + (engine != nullptr ? bytes : 0));
+    const std::string library = tensorrt_library != nullptr ? tensorrt_library : "";
+    *json = new ddpm_rt_string{ddpm_rt::examine_tensorrt(library, engine != nullptr ? &copy : nullptr)};
+    return DDPM_RT_OK;
+  });
 }
 
 ddpm_rt_status ddpm_rt_engine_info(ddpm_rt_engine* engine, ddpm_rt_string** json) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "device.h"
+#include "native_engine.h"
 #include "spec.h"
 
 namespace ddpm_rt {
@@ -69,8 +70,21 @@ struct DeviceFunctions {
   std::function<const char*(const float* t, const int64_t* label, size_t count, void* rows, void* stream)> embed;
 };
 
+// Compiled engines to choose from, of one precision of the denoiser. `library`: paths to choose from, with ":" between
+// them; empty: the loader's names.
+struct NativeOptions {
+  std::vector<NativeEngine> engines;
+  std::string precision, library;
+  std::string remedy, remedy_for_gpu;  // "; COMMAND": what makes a fitting engine, and one for this very GPU; for messages
+};
+
 std::unique_ptr<DeviceDenoiser> make_gaussian_mixture_gpu(const ModelSpec&, const Plan&, const DevicePtr&, const DeviceStream&);
 std::unique_ptr<DeviceDenoiser> make_device_callable(const ModelSpec&, const DeviceFunctions&, const DevicePtr&);
+std::unique_ptr<DeviceDenoiser> make_tensorrt(const ModelSpec&, const NativeOptions&, const DevicePtr&);
+
+// What the loader of engines says of a TensorRT library, as JSON (library, version), and whether it takes `engine` (may be
+// null) on this machine: throws as make_tensorrt does.
+std::string examine_tensorrt(const std::string& library, const std::vector<uint8_t>* engine);
 
 }  // namespace ddpm_rt
 

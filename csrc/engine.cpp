@@ -56,6 +56,10 @@ std::string user_cache() {
 #endif
 }
 
+using Maker = std::unique_ptr<Denoiser> (*)(const ModelSpec&, const Plan&, const BackendOptions&);
+
+}  // namespace
+
 std::string section_digest(const Plan& plan, const std::string& section) {
   for (const SectionInfo& info : plan.sections()) {
     if (info.name == section) return hex(info.sha256);
@@ -63,23 +67,14 @@ std::string section_digest(const Plan& plan, const std::string& section) {
   return hex(sha256(plan.manifest().data(), plan.manifest().size()));
 }
 
-using Maker = std::unique_ptr<Denoiser> (*)(const ModelSpec&, const Plan&, const BackendOptions&);
-
-}  // namespace
-
 Engine::Engine(ModelSpec spec, std::shared_ptr<const Plan> plan, const ddpm_rt_engine_options& options)
     : source_(std::make_shared<NetworkSource>(NetworkSource{std::move(spec), std::move(plan), {}, {}})),
       spec_(source_->spec),
       plan_(source_->plan),
       pid_(process_id()) {
   expect_one_of("precision", text(options.precision, "auto"), {"auto", "fp32", "bf16", "fp16"});
-  expect_one_of("backend", text(options.backend, "auto"), {"auto", "openvino", "onnxruntime", "analytic", "torch"});
-  open_device(options);
+  expect_one_of("backend", text(options.backend, "auto"), {"auto", "openvino", "onnxruntime", "analytic", "torch", "tensorrt"});
   threads_ = options.threads == 0 ? default_threads() : in_range("threads", options.threads, 1, kMostThreads);
-  max_batch_ = options.max_batch == 0 ? (device_ != nullptr ? 0 : kDefaultBatch)
-                                      : in_range("max_batch", options.max_batch, 1, kMostBatch);
-  const int invariant = in_range("batch_invariant", options.batch_invariant, -1, 1);
-  batch_invariant_ = invariant == -1 ? device_ == nullptr : invariant != 0;
   if (options.cache_dir == nullptr) {
     cache_dir_ = user_cache();
   } else if (options.cache_dir[0] != '\0') {
@@ -90,6 +85,16 @@ Engine::Engine(ModelSpec spec, std::shared_ptr<const Plan> plan, const ddpm_rt_e
       log(user, level, message.c_str());
     };
   }
+  find_native(options);
+  open_device(options);
+  set_defaults(options);
+}
+
+void Engine::set_defaults(const ddpm_rt_engine_options& options) {
+  max_batch_ = options.max_batch == 0 ? (device_ != nullptr ? 0 : kDefaultBatch)
+                                      : in_range("max_batch", options.max_batch, 1, kMostBatch);
+  const int invariant = in_range("batch_invariant", options.batch_invariant, -1, 1);
+  batch_invariant_ = invariant == -1 ? device_ == nullptr : invariant != 0;
 }
 
 Engine::~Engine() = default;
@@ -116,16 +121,26 @@ std::unique_ptr<Engine> Engine::open(const std::string& plan_path, const ddpm_rt
     }
     return engine;
   }
-  if (engine->spec_.network.kind != "onnx") {
-    throw Error(Code::kPlan, "networks.kind: expected onnx or gaussian_mixture, got \"" + engine->spec_.network.kind + "\"");
-  }
   if (backend == "analytic") refuse("backend: expected auto, openvino or onnxruntime for a plan of kind onnx, got \"analytic\"");
+  if (engine->start_native(options)) return engine;
+  if (engine->spec_.network.kind == kTensorRt) {
+    throw Error(Code::kDevice, "device: expected a GPU for a compiled engine, got " + engine->device_name() +
+                                   (engine->skipped_.empty() ? "" : ": " + engine->skipped_));
+  }
   if (engine->start_functions(options, section_digest(*plan, engine->spec_.network.section))) return engine;
+  if (engine->device_ != nullptr && text(options.device, "auto") == "auto") {  // only engines could have used it, and none can
+    engine->device_ = nullptr;
+    engine->set_defaults(options);
+  }
   if (engine->device_ != nullptr) {
     throw Error(Code::kBackend, "backend: expected one that runs this plan on " + engine->device_name() + ", got none (backend \"" +
-                                    backend + "\"): give device_denoisers, or take device \"cpu\"");
+                                    backend + "\"): give device_denoisers, build engines" + engine->build_command("") +
+                                    ", or take device \"cpu\"" + (engine->skipped_.empty() ? "" : "; " + engine->skipped_));
   }
-  if (backend == "torch") refuse("backend: expected auto, openvino or onnxruntime on the CPU, got \"torch\", which runs on GPUs");
+  if (backend == "torch" || backend == kTensorRt) {
+    refuse("backend: expected auto, openvino or onnxruntime on the CPU, got \"" + backend + "\", which runs on GPUs" +
+           (engine->skipped_.empty() ? "" : ": " + engine->skipped_));
+  }
   engine->start_onnx(options);
   return engine;
 }

@@ -12,6 +12,7 @@
 #include "denoiser.h"
 #include "device.h"
 #include "lane.h"
+#include "native_engine.h"
 #include "request.h"
 #include "spec.h"
 
@@ -27,6 +28,7 @@ bool has_guidance(const ddpm_rt_sample_options& options);
 std::string guidance_key(const GuidanceOptions& guidance);  // equal where the numbers are
 const Engine& engine_of(const ddpm_rt_engine* handle);      // capi_engine.cpp
 
+std::string section_digest(const Plan& plan, const std::string& section);  // hex
 // JSON object text of "cuda" or "cuda:N"; `library` empty: as installed. Throws Error(kDevice).
 std::string device_info(const std::string& device, const std::string& library);
 
@@ -52,6 +54,12 @@ class Engine {
   bool start_functions(const ddpm_rt_engine_options& options, const std::string& digest);  // false: there are none
   void start_mixture_on_device(const std::string& digest);
   void start_on_device(std::vector<DeviceCandidate> candidates, const std::string& digest);
+  void set_defaults(const ddpm_rt_engine_options& options);  // those that depend on the device
+  // engine_native.cpp
+  void find_native(const ddpm_rt_engine_options& options);
+  bool wants_native(const ddpm_rt_engine_options& options) const;  // nothing but a compiled engine will do
+  bool start_native(const ddpm_rt_engine_options& options);
+  std::string build_command(const std::string& options) const;  // "; COMMAND", for messages
   std::string device_class() const;
   std::string device_name() const;
   std::string device_facts() const;
@@ -75,6 +83,7 @@ class Engine {
   std::string cache_dir_, digest_;
   LogFn log_;
   std::string skipped_;  // why "auto" passed over a device or a backend
+  std::vector<NativeEngine> native_;  // compiled engines of this plan
   DevicePtr device_;
   std::unique_ptr<LaneBase> lane_;
 

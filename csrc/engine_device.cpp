@@ -112,11 +112,13 @@ void Engine::open_device(const ddpm_rt_engine_options& options) {
   }
   if (device == "cpu") return;
   if (device == "auto") {
-    if (options.device_denoiser_count == 0) return;  // nothing here would run on a GPU: do not ask for one
+    const bool is_asked = wants_native(options);
+    if (options.device_denoiser_count == 0 && native_.empty() && !is_asked) return;  // nothing here would run on a GPU: do not ask for one
     try {
       device_ = Device::open(library, 0);
     } catch (const Error& e) {
-      skipped_ = std::string("cuda: ") + e.what();
+      if (is_asked) throw;
+      skipped_ += (skipped_.empty() ? "" : "; ") + std::string("cuda: ") + e.what();
     }
     return;
   }
@@ -145,6 +147,10 @@ void Engine::start_mixture_on_device(const std::string& digest) {
 }
 
 void Engine::start_on_device(std::vector<DeviceCandidate> candidates, const std::string& digest) {
+  if (spec_.output_elements() != spec_.elements()) {
+    throw Error(Code::kDevice, "device: expected a network of fixed variance without a classifier on a GPU, got another: the loop there "
+                               "does not read those parts of an output yet; use device cpu");
+  }
   digest_ = digest;
   DeviceLaneOptions options;
   options.max_batch = max_batch_;

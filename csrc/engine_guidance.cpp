@@ -49,6 +49,7 @@ std::string guidance_key(const GuidanceOptions& g) {
 }
 
 void Engine::set_guide(const ddpm_rt_sample_options& options, RequestSpec* request) const {
+  if (options.negative != nullptr && device_ != nullptr) refuse("negative: expected it unset on a GPU, got labels: not built yet");
   if (options.guide == nullptr) return;
   const Engine& guide = engine_of(options.guide);
   guide.expect_parent();

@@ -39,6 +39,14 @@ GpuState::GpuState(const DevicePtr& device, const DeviceStream& stream, const st
   lane_.x = x_.as<float>();
 }
 
+// Where a lane's constructor fails, what was put on the stream for this memory may not have run yet.
+GpuState::~GpuState() {
+  try {
+    stream_.synchronize();
+  } catch (const Error&) {  // a device that has failed runs nothing more
+  }
+}
+
 void GpuState::adopt(DeviceDenoiser* denoiser, int places) {
   const DeviceLimits& limits = denoiser->limits();
   const size_t n = static_cast<size_t>(places);

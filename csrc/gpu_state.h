@@ -14,6 +14,9 @@ class GpuState {
  public:
   // shape: of a sample. Allocates the registers every table uses.
   GpuState(const DevicePtr& device, const DeviceStream& stream, const std::vector<int64_t>& shape, int slots);
+  ~GpuState();
+  GpuState(const GpuState&) = delete;
+  GpuState& operator=(const GpuState&) = delete;
 
   // Bytes of device memory that `slots` slots and their evaluations take, registers of every kind counted.
   static uint64_t bytes_for(size_t elements, int slots, int overhang);

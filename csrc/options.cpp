@@ -6,8 +6,8 @@ const std::vector<OptionInfo>& option_table() {
   static const std::vector<OptionInfo> kTable = {
       {"device", "", "string", "auto, cpu, cuda, cuda:N", "auto", "engine",
        "where the loop and the network run; auto is a GPU where one is there with what runs the plan on it, else the CPU"},
-      {"backend", "", "choice:auto|openvino|onnxruntime|analytic|torch", "", "auto", "engine",
-       "the library that runs the network; auto takes the best one installed. torch runs on GPUs only"},
+      {"backend", "", "choice:auto|openvino|onnxruntime|analytic|torch|tensorrt", "", "auto", "engine",
+       "the library that runs the network; auto takes the best one installed. torch and tensorrt run on GPUs only"},
       {"precision", "", "choice:auto|fp32|bf16|fp16", "", "auto", "engine",
        "arithmetic of the network; auto is bf16 on a GPU, or where the processor has AMX, if the plan's bf16 self-test "
        "passes, else fp32"},
@@ -22,6 +22,8 @@ const std::vector<OptionInfo>& option_table() {
        "manifest for a model file that is not a plan; None: NAME.json beside it"},
       {"cuda_library", "", "string", "a shared library", "None", "engine",
        "the GPU part of ddpm_rt; None: libddpm_rt_cuda.so as installed"},
+      {"tensorrt_library", "", "string", "a shared library", "None", "engine",
+       "libnvinfer.so.11 or libtensorrt_rtx.so.1; None: one on the loader's path, else one in an installed package"},
       {"trust_native", "", "bool", "", "False", "engine",
        "load machine code that a plan embeds; only for files from a source you trust"},
 

@@ -15,7 +15,8 @@
 
 namespace ddpm_rt {
 
-// A network of the plan. kind "onnx": `section` holds the model; "gaussian_mixture": `arrays` names the sections that
+// A network of the plan. kind "onnx": `section` holds the model; "tensorrt": a compiled engine, whose card is in the
+// manifest's `engines` (native_engine.h); "gaussian_mixture": `arrays` names the sections that
 // hold float64 "means" [K, N], "stds" [K] and "weights" [K], whose sizes are checked; "callable": supplied by the host
 // program.
 struct NetworkSpec {

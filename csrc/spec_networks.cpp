@@ -32,7 +32,7 @@ void require_slice(const Field& slice, int64_t first, int64_t end) {
 
 void parse_denoiser(const Field& network, const Sections& sections, ModelSpec* spec) {
   NetworkSpec& to = spec->network;
-  to.kind = network["kind"].one_of({"onnx", "gaussian_mixture"});
+  to.kind = network["kind"].one_of({"onnx", "gaussian_mixture", "tensorrt"});
   if (to.kind == "gaussian_mixture") {
     if (spec->output_elements() != spec->elements()) {
       network["kind"].refuse("onnx with a learned variance or a classifier");
@@ -123,7 +123,7 @@ void parse_networks(const Field& root, const Sections& sections, ModelSpec* spec
     if (to.outputs.empty()) temb["outputs"]["rows"].refuse("the name of a tensor");
     to.rows_width = spec->network.rows_width = static_cast<size_t>(temb["rows_width"].integer(1, kMaxRowsWidth));
   }
-  if (spec->network.kind == "onnx") {
+  if (spec->network.kind != "gaussian_mixture") {
     const bool takes_label = spec->network.inputs.count("label") + spec->temb.inputs.count("label") > 0;
     if (takes_label != (spec->num_classes > 0)) {
       networks.refuse(takes_label ? "conditions.label, as a network has the input label"

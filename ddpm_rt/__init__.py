@@ -67,6 +67,7 @@ __all__ = [
     "PlanError",
     "ShapeError",
     "Table",
+    "export",
     "grids",
     "kernels",
     "noise",
@@ -80,7 +81,7 @@ def __getattr__(name: str) -> object:
 
     if name in _HOME:
         value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    elif name in ("kernels", "_core"):
+    elif name in ("kernels", "export", "_core"):
         try:
             value = importlib.import_module(f".{name}", __name__)
         except ModuleNotFoundError as e:
@@ -96,4 +97,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, "kernels"})
+    return sorted({*globals(), *_HOME, "kernels", "export"})

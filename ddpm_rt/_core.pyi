@@ -11,6 +11,8 @@ __version__: str
 def options() -> list[dict[str, str]]: ...
 def device_info(device: str, library: str = "") -> str:
     """JSON of "cuda" or "cuda:N"."""
+def examine_tensorrt(library: str, engine: bytes | None = None) -> str:
+    """JSON of a TensorRT library: library, version. With an engine: raises what loading it here raises."""
 
 class Plan:
     def __init__(self, path: str) -> None: ...

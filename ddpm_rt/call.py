@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import arrays, images, kernels, options
-from .backends import disable_telemetry, find_library
+from .backends import disable_telemetry, find_library, tensorrt_libraries
 from .errors import OptionError
 from .tables import Table, solver_options
 
@@ -292,9 +292,13 @@ def engine_options(
     batch_invariant: bool | None,
     cache_dir: str | os.PathLike[str] | None,
     cuda_library: str | os.PathLike[str] | None,
+    tensorrt_library: str | os.PathLike[str] | None = None,
+    trust_native: bool = False,
 ) -> dict[str, Any]:
     """What is not None, by the names of `ddpm_rt_engine_options`."""
     disable_telemetry()
+    if tensorrt_library is None and device != "cpu" and backend in ("auto", "tensorrt"):
+        tensorrt_library = ":".join(str(found.path) for found in tensorrt_libraries()) or None
     given = {
         "device": text(device, "device"),
         "backend": choice(backend, "backend"),
@@ -306,5 +310,7 @@ def engine_options(
         "openvino_library": find_library("openvino"),
         "onnxruntime_library": find_library("onnxruntime"),
         "cuda_library": None if cuda_library is None else os.fspath(cuda_library),
+        "tensorrt_library": None if tensorrt_library is None else os.fspath(tensorrt_library),
+        "trust_native": trust_native,
     }
     return {name: value for name, value in given.items() if value is not None}

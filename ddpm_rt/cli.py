@@ -19,6 +19,7 @@ COMMANDS = {
     "sample": ("ddpm_rt.cli_sample", "cli", "images from a plan to a PNG grid, single PNGs, an npz or a GIF"),
     "train": ("ddpm_rt.training.command", "train", "train a DDPM on a folder of images or on bundled digits"),
     "export": ("ddpm_rt.export.command", "export", "make a plan of a checkpoint or an ONNX model"),
+    "build": ("ddpm_rt.build.command", "tensorrt", "TensorRT engines of a plan's networks, ahead of time"),
     "inspect": ("ddpm_rt.plan", "cli", "what is in a plan file; --verify checks every byte"),
     "evaluate": ("ddpm_rt.evaluation.command", "eval", "quality of a model's samples"),
     "doctor": ("ddpm_rt.doctor", "cli", "what is installed here, which backends work, and why not"),

@@ -86,8 +86,7 @@ def _guided_diffusion(given: Mapping[str, Any], T: int) -> list[str]:
         at, stride = 0.0, (size - 1) / (count - 1) if count > 1 else 1.0
         for k in range(count):
             if round(at) != round(Fraction(k * (size - 1), max(1, count - 1))):
-                return [
-                    f"guided-diffusion: timestep_respacing {counts} adds up a float stride and visits neighbours of its timesteps"
-                ]
+                what = f"timestep_respacing {counts} adds up a floating-point stride and visits neighbours of its timesteps"
+                return [f"guided-diffusion: {what}"]
             at += stride
     return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.metadata
 import json
 import os
@@ -12,7 +13,7 @@ import sys
 from typing import Any
 
 from . import _core, options, plan_files
-from .backends import find_library
+from .backends import find_library, tensorrt_libraries
 from .engine import Engine
 from .errors import DdpmError
 
@@ -29,6 +30,8 @@ _PACKAGES = {
     "onnx": "export",
     "onnxscript": "export",
     "scipy": "eval",
+    "tensorrt-rtx-cu13-bindings": "tensorrt",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13": "tensorrt",
 }
 # What decides the speed of a network on the CPU, as Linux spells it.
 _FEATURES = (
@@ -119,6 +122,8 @@ def _try_backend(name: str) -> dict[str, Any]:
             return {"works": True, "why_not": None, "checked": "the loop over a callable"}
         except DdpmError as e:
             return {"works": False, "why_not": f"{type(e).__name__}: {e}", "checked": "the loop over a callable"}
+    if name == "tensorrt":
+        return _try_tensorrt()
     library = find_library(name)
     report: dict[str, Any] = {"library": library, "works": False, "why_not": None, "checked": None}
     if library is None:
@@ -138,6 +143,29 @@ def _try_backend(name: str) -> dict[str, Any]:
     return report
 
 
+def _try_tensorrt() -> dict[str, Any]:
+    """Each library found, with the version it reports to the engine; it works where the driver of a GPU is here too."""
+    report: dict[str, Any] = {"libraries": [], "works": False, "why_not": None, "checked": "the library and the driver load"}
+    for found in tensorrt_libraries():
+        entry: dict[str, Any] = {"path": str(found.path), "kind": found.kind, "version": None, "why_not": None}
+        try:
+            entry["version"] = json.loads(_core.examine_tensorrt(str(found.path)))["version"]
+        except DdpmError as e:
+            entry["why_not"] = f"{type(e).__name__}: {e}"
+        report["libraries"].append(entry)
+    if not report["libraries"]:
+        report["why_not"] = 'no libnvinfer.so.11 or libtensorrt_rtx.so.1 is installed: pip install "ddpm_rt[tensorrt]"'
+    elif not any(entry["version"] for entry in report["libraries"]):
+        report["why_not"] = report["libraries"][0]["why_not"]
+    else:
+        try:
+            ctypes.CDLL("libcuda.so.1")
+            report["works"] = True
+        except OSError as e:
+            report["why_not"] = f"it builds engines here, but to run them it needs an NVIDIA GPU and its driver ({e})"
+    return report
+
+
 def describe(report: dict[str, Any]) -> str:
     cpu = report["processor"]
     lines = [
@@ -151,11 +179,15 @@ def describe(report: dict[str, Any]) -> str:
     for name, backend in report["backends"].items():
         verdict = f"works ({backend['checked']})" if backend["works"] else f"does not work: {backend['why_not']}"
         lines.append(f"  {name:<12}{verdict}")
+        for library in backend.get("libraries", ()):
+            found = f"{library['kind']} {library['version']}" if library["version"] else library["why_not"]
+            lines.append(f"  {'':<12}{found}   {library['path']}")
     lines.append("packages")
+    width = max(map(len, report["packages"])) + 2
     for name, package in report["packages"].items():
         missing = (
             "missing" if package["extra"] == "required" else f'not installed: pip install "ddpm_rt[{package["extra"]}]"'
         )
-        lines.append(f"  {name:<12}{package['version'] or missing}")
+        lines.append(f"  {name:<{width}}{package['version'] or missing}")
     lines.append(f"searched {sys.prefix}")
     return "\n".join(lines)

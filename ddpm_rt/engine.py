@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +12,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import _core, call, devices, images, options, plan_files
+from . import _core, call, devices, images, lifetime, options, plan_files
 from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
 from .tables import Table
 
 _SLICE_SECONDS = 0.02  # how long a wait may keep a signal waiting
-_EXIT_SECONDS = 2.0  # how long the interpreter's exit may wait for daemon threads to come back
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class Engine:
@@ -32,8 +28,10 @@ class Engine:
 
     Args:
         plan: a path, or the name of a plan that comes with the package ("digits"). A raw .onnx file needs a card.
-        device: "auto", "cpu", "cuda" or "cuda:N". auto takes a GPU where PyTorch can run the plan on it.
-        backend: "auto", "openvino", "onnxruntime", "analytic" or, on a GPU, "torch". `info()["backend"]` says which was taken.
+        device: "auto", "cpu", "cuda" or "cuda:N". auto takes a GPU where a TensorRT engine of the plan is built or PyTorch can run
+            it there.
+        backend: "auto", "openvino", "onnxruntime", "analytic" or, on a GPU, "tensorrt" or "torch". `info()["backend"]` says
+            which was taken.
         precision: "auto", "fp32", "bf16" or "fp16".
         threads: of the network; None: the least of affinity, cgroup quota and physical cores.
         max_batch: images resident at a time; None: chosen.
@@ -41,8 +39,8 @@ class Engine:
         cache_dir: folder of compiled networks; None: the user's cache folder; "": none.
         card: JSON manifest for a model file that is not a plan; None: NAME.json beside it.
         cuda_library: path of the GPU part of ddpm_rt; None: as installed.
-        trust_native: load machine code that a plan embeds; only for files from a source you trust. No
-            plan of this version embeds any.
+        tensorrt_library: path of libnvinfer.so.11 or libtensorrt_rtx.so.1; None: one on this machine, else in a package.
+        trust_native: load machine code that a plan embeds; only for files from a source you trust.
 
     Raises:
         PlanError, BackendError, DeviceError, OptionError: the message names the field, what was expected, what was found.
@@ -61,6 +59,7 @@ class Engine:
         cache_dir: str | os.PathLike[str] | None = None,
         card: str | os.PathLike[str] | None = None,
         cuda_library: str | os.PathLike[str] | None = None,
+        tensorrt_library: str | os.PathLike[str] | None = None,
         trust_native: bool = False,
         **unknown: Any,
     ) -> None:
@@ -69,7 +68,16 @@ class Engine:
         for name in unknown:
             raise options.unknown(name, [r["name"] for r in options.table() if r["scope"] == "engine"], "Engine")
         given = call.engine_options(
-            device, backend, precision, threads, max_batch, batch_invariant, cache_dir, cuda_library
+            device,
+            backend,
+            precision,
+            threads,
+            max_batch,
+            batch_invariant,
+            cache_dir,
+            cuda_library,
+            tensorrt_library,
+            trust_native,
         )
         with plan_files.located(plan, card) as path:
             found = devices.facts(device, backend, given.get("cuda_library"))
@@ -208,12 +216,12 @@ class Engine:
     def _open(self, core: _core.Engine) -> None:
         self._core = core
         self._pid = os.getpid()
-        self._close_core = weakref.finalize(self, _close, core, self._pid)  # also runs before the interpreter exits
+        self._close_core = weakref.finalize(self, lifetime.close, core, self._pid)  # also runs before the interpreter exits
         self._lock = threading.Lock()
         self._running = 0
         self._guides: list[Engine] = []
         self._warned: set[str] = set()
-        _engines.add(self)
+        lifetime.engines.add(self)
         info = self.info()
         self._model = call.Model(
             name=info["name"],
@@ -384,17 +392,3 @@ class Engine:
                 "open an engine in the child"
             )
         return self._core
-
-
-def _close(core: _core.Engine, pid: int) -> None:
-    if pid == os.getpid():
-        core.close()
-
-
-@atexit.register
-def _let_threads_return() -> None:
-    """Behind the closing of all engines at exit: a daemon thread that asked for the GIL from inside the extension once
-    the interpreter is going down would be unwound through C++, which ends the process with an abort."""
-    end = time.monotonic() + _EXIT_SECONDS
-    while any(e._running and e._pid == os.getpid() for e in list(_engines)) and time.monotonic() < end:
-        time.sleep(0.001)

@@ -66,6 +66,9 @@ def render(found: dict[str, Any]) -> str:
         rows.append(
             (f"network {name}", f"{network.get('kind')} {network.get('section', '')} {' '.join(wires)}".strip())
         )
+    for e in m.get("engines") or []:
+        made_for = ", ".join(e.get("capabilities") or []) or "every GPU of its library"
+        rows.append((f"engine {e.get('network')}", f"{e.get('library')} {e.get('version', '')} {e.get('precision')}, for {made_for}"))
     if test:
         limits = ", ".join(f"{k} {v:g}" for k, v in test.get("tolerance", {}).items())
         rows.append(("self test", f"{test.get('count')} evaluations, tolerance {limits}"))

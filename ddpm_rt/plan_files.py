@@ -1,4 +1,4 @@
-"""Which file an Engine opens: a path, a plan by name, or a raw ONNX model with its card."""
+"""Which file an Engine opens: a path, a plan by name, or a raw ONNX model or TensorRT engine with its card."""
 
 from __future__ import annotations
 
@@ -50,11 +50,20 @@ def _names() -> str:
 @contextmanager
 def located(plan: str | os.PathLike[str], card: str | os.PathLike[str] | None) -> Iterator[pathlib.Path]:
     """The plan to open. For an .onnx file: a temporary one, made of it and its card (which needs the `export` extra).
+    For an .engine or .trt file: one that holds the TensorRT engine, so that it is loaded only with trust_native.
 
     Raises:
         PlanError, OptionError: no such file, a card that is missing or wrong, or a card beside a plan, which has its own.
     """
     path = find(plan)
+    if path.suffix.lower() in (".engine", ".trt"):
+        from .build.raw import plan_of_engine
+
+        with tempfile.TemporaryDirectory(prefix="ddpm_rt-") as folder:
+            target = pathlib.Path(folder) / "engine.plan"
+            plan_of_engine(path, card, target)
+            yield target
+        return
     if path.suffix.lower() != ".onnx":
         if card is not None:
             raise OptionError(f"card: expected None with a plan, which describes itself, got {os.fspath(card)!r}")

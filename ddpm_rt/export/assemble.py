@@ -69,7 +69,11 @@ def _network(
         value = next(v for v in model.graph.output if v.name == outputs["rows"])
         entry["rows_width"] = value.type.tensor_type.shape.dim[1].dim_value
     else:
-        learned = None if about.variance == "fixed" else [about.shape[0], about.output_shape[0]]
-        entry["output_slices"] = {"mean": [0, about.shape[0]], "variance": learned}
+        channels, end = about.shape[0], about.output_shape[0]
+        entry["output_slices"] = {
+            "mean": [0, channels],
+            "variance": None if about.variance == "fixed" else [channels, 2 * channels],
+            "gradient": [end - channels, end] if about.classifier else None,
+        }
         entry["guided_channels"] = [0, about.shape[0]]
     return entry

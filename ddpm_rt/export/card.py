@@ -27,40 +27,48 @@ KNOWN = (*EXAMPLE, "num_classes", "conditions", "name", "card", "format", "sourc
 
 
 def read_card(
-    card: str | os.PathLike[str] | Mapping[str, Any] | None, model: Path, inputs: Mapping[str, list] | None = None
+    card: str | os.PathLike[str] | Mapping[str, Any] | None,
+    model: Path,
+    inputs: Mapping[str, list] | None = None,
+    *,
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The card as a dict with every required key.
 
     card: its content, a file, or None for NAME.json beside the model. inputs: tensor name -> dimensions of the graph,
-    to show in a message. PlanError, with what to write, where there is none or it lacks something.
+    to show in a message. extra: further keys that are required, with an example each.
+    PlanError, with what to write, where there is none or it lacks something.
     """
+    extra = extra or {}
+
+    def advice(problem: str) -> str:
+        return _advice(problem, inputs, extra)
+
     if isinstance(card, Mapping):
         content, where = dict(card), "card"
     else:
         file = model.with_suffix(".json") if card is None else Path(card)
         where = f"card {file}"
         if not file.is_file():
-            raise PlanError(_advice(f"{where}: expected a JSON file that describes {model.name}, found none", inputs))
+            raise PlanError(advice(f"{where}: expected a JSON file that describes {model.name}, found none"))
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:
             raise PlanError(f"{where}: expected JSON, got {e}") from e
     if not isinstance(content, dict):
-        raise PlanError(_advice(f"{where}: expected a JSON object, got {type(content).__name__}", inputs))
-    if missing := [k for k in REQUIRED if k not in content]:
-        raise PlanError(
-            _advice(f"{where}: expected {', '.join(missing)}, got {', '.join(content) or 'nothing'}", inputs)
-        )
-    if unknown := [k for k in content if k not in KNOWN]:
-        raise PlanError(f"{where}: expected keys among {', '.join(KNOWN)}, got {unknown[0]!r}")
+        raise PlanError(advice(f"{where}: expected a JSON object, got {type(content).__name__}"))
+    if missing := [k for k in (*REQUIRED, *extra) if k not in content]:
+        raise PlanError(advice(f"{where}: expected {', '.join(missing)}, got {', '.join(content) or 'nothing'}"))
+    if unknown := [k for k in content if k not in (*KNOWN, *extra)]:
+        raise PlanError(f"{where}: expected keys among {', '.join((*KNOWN, *extra))}, got {unknown[0]!r}")
     for key in ("inputs", "outputs", "sample", "defaults", "time", "conditions"):
         if not isinstance(content.get(key, {}), dict):
             raise PlanError(f"{where}: {key}: expected an object, got {content[key]!r}")
     return content
 
 
-def _advice(problem: str, inputs: Mapping[str, list] | None) -> str:
-    example = dict(EXAMPLE)
+def _advice(problem: str, inputs: Mapping[str, list] | None, extra: Mapping[str, Any]) -> str:
+    example = {**extra, **EXAMPLE}
     graph = ""
     if inputs:
         graph = "; the graph's inputs are " + ", ".join(f"{k} {v}" for k, v in inputs.items())

@@ -122,7 +122,7 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
 def check_output(out: np.ndarray, about: Description) -> None:
     expected = (SELF_TESTS, *about.output_shape)
     if out.shape != expected:
-        like = "like its input" if about.variance == "fixed" else "twice its input's channels"
+        like = "like its input" if about.output_shape == about.shape else "more channels than its input"
         raise PlanError(f"model: expected an output of shape {list(expected)}, {like}, got {list(out.shape)}")
     if not np.isfinite(out).all():
         raise PlanError(f"model: expected finite outputs for unit noise, got {int((~np.isfinite(out)).sum())} others")

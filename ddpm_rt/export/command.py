@@ -13,6 +13,7 @@ DESCRIPTION = "Make a plan file, checked against its source, of a checkpoint, an
 EXAMPLES = """examples:
   ddpm-rt export runs/digits -o digits.plan                      a run of ddpm-rt train, its averaged weights
   ddpm-rt export runs/digits/model.safetensors -o d.plan --weights fp16 --steps 25 --scale 2
+  ddpm-rt export runs/digits -o guided.plan --classifier c.pt2   with the gradient of a noisy classifier
   ddpm-rt export model.onnx --card card.json -o model.plan       any ONNX model of (x, t[, label])
   ddpm-rt export ddpm-cifar10-32 -o cifar10.plan                 a diffusers folder; it samples as its own pipeline
   ddpm-rt export DiT-XL-2-256 --scheduler dpm.json -o dit.plan   with another scheduler_config.json
@@ -26,7 +27,8 @@ shape=...). docs/importing.md says what each source needs.
 """
 IMPORT_OPTIONS = ("scheduler", "network", "variant", "null_label", "image_size", "objective", "sampling_steps", "data_range",
                   "weights_of", "preset", "flags")  # fmt: skip
-DEFAULT_OPTIONS = ("sampler", "steps", "scale", "eta", "clip", "grid", "variance", "compat", "sampler_options")
+DEFAULT_OPTIONS = ("sampler", "steps", "scale", "eta", "clip", "grid", "variance", "compat", "sampler_options",
+                   "classifier_scale")  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +70,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--preset", help="guided-diffusion: a published file's name; default: the file's own name")
     source.add_argument(
         "--flags", metavar="JSON", type=_mapping, help='guided-diffusion: such as \'{"image_size": 64, "num_heads": 4}\''
+    )
+    defaults.add_argument("--classifier-scale", type=float, help="weight of the classifier's gradient; default: 1 with --classifier")
+    parser.add_argument(
+        "--classifier",
+        metavar="FILE",
+        help="a noisy classifier (x, t) -> logits, of torch.export.save, or a .pt of guided-diffusion beside one of its networks: its "
+        "gradient joins the graph",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -140,8 +149,9 @@ def _from_project(
     if args.card is not None:
         raise OptionError("card: expected with an .onnx file, got one for another source")
     return export_model(
-        source, args.output, defaults=defaults, weights=args.weights, name=args.name, licence=args.licence, card=_text(args), **given
-    )
+        source, args.output, defaults=defaults, weights=args.weights, name=args.name, licence=args.licence, card=_text(args),
+        classifier=args.classifier, **given,
+    )  # fmt: skip
 
 
 def _text(args: argparse.Namespace) -> str | None:
@@ -156,7 +166,7 @@ def _text(args: argparse.Namespace) -> str | None:
 def _from_onnx(args: argparse.Namespace, source: pathlib.Path, defaults: dict[str, Any]) -> dict[str, Any]:
     from .onnx_file import export_onnx
 
-    for option in ("licence", "description"):
+    for option in ("licence", "description", "classifier"):
         if getattr(args, option) is not None:
             raise OptionError(f"{option}: expected in the card of an ONNX model, got it as an option")
     return export_onnx(source, args.card, args.output, weights=args.weights, defaults=defaults, name=args.name)
@@ -168,6 +178,6 @@ def _from_checkpoint(args: argparse.Namespace, source: pathlib.Path, defaults: d
     if args.card is not None:
         raise OptionError("card: expected with an .onnx file, a checkpoint carries its own")
     return export_checkpoint(
-        source, args.output, weights=args.weights, defaults=defaults, name=args.name, licence=args.licence,
-        card=_text(args),
+        source, args.output, weights=args.weights, defaults=defaults, name=args.name, licence=args.licence, card=_text(args),
+        classifier=args.classifier,
     )

@@ -48,11 +48,12 @@ class Description:
     variance: str = "fixed"
     time: str | None = None
     uint8: str = "round"
+    classifier: bool = False
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Of one output of the network: with a learned variance the first axis is twice as long."""
-        return (self.shape[0] * (1 if self.variance == "fixed" else 2), *self.shape[1:])
+        """Of one output of the network: [prediction | learned variance | classifier's gradient] along the first axis."""
+        return (self.shape[0] * (1 + (self.variance != "fixed") + self.classifier), *self.shape[1:])
 
     def times(self, count: int) -> np.ndarray:
         """What the network is told at `count` levels spread over the schedule.  -> float32 [count]"""
@@ -101,6 +102,7 @@ class Description:
             or {"section": "alpha_bar", "T": len(self.alpha_bar), "name": self.schedule_name},
             "prediction": self.prediction,
             "variance": self.variance,
+            "classifier": self.classifier,
             "time": {"type": self.time, "scale": self.time_scale},
             "defaults": self.defaults,
             "self_test": {"section": "self_test", "count": SELF_TESTS, "tolerance": TOLERANCE},
@@ -148,6 +150,7 @@ def describe(
     variance: str = "fixed",
     time: str | None = None,
     uint8: str = "round",
+    classifier: bool = False,
 ) -> Description:
     """Checked and completed: what is missing in `defaults` takes the plan's own. OptionError naming the field."""
     try:
@@ -173,12 +176,14 @@ def describe(
     own = {
         "sampler": "ddim",
         "steps": min(50, T),
-        "scale": 3.0 if classes else 1.0,
+        "scale": 3.0 if classes and not classifier else 1.0,
         "eta": 0.0,
         "clip": "rederive" if role == "image" else "none",
         "grid": "leading",
         "variance": "fixed_small",
     }
+    if variance != "fixed":  # the network's own, where the sampler takes one
+        del own["variance"]
     given = {k: v for k, v in (defaults or {}).items() if v is not None}
     if given.get("compat"):  # that project's own, each of them
         own = {"sampler": "ddim", "scale": own["scale"]}
@@ -208,11 +213,12 @@ def describe(
         time_scale=scale,
         num_classes=classes,
         class_names=names,
-        defaults=own | given,
+        defaults=own | ({"classifier_scale": 1.0} if classifier else {}) | given,
         licence=licence or "",
         card=card or "",
         sources=dict(sources or {}),
         extra=dict(extra or {}),
+        classifier=classifier,
         continuous=continuous,
         variance=one_of(variance, "variance", VARIANCES),
         time=None if time is None else one_of(time, "time", TIMES),

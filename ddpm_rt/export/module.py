@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -80,6 +81,7 @@ def export_plan(
     time: str | None = None,
     variance: str = "fixed",
     scheduler: Mapping[str, Any] | None = None,
+    classifier: nn.Module | str | os.PathLike[str] | None = None,
     integer_time: bool = False,
     split: bool | None = None,
     name: str | None = None,
@@ -109,6 +111,8 @@ def export_plan(
         variance: "learned_range" or "learned": of 2C channels the second half is the variance (Nichol & Dhariwal eq. 15).
         scheduler: a diffusers scheduler_config with `_class_name`, in place of schedule, prediction, time and variance
             (docs/importing.md).
+        classifier: a module of (x, t) -> logits [B, num_classes] of noisy samples, or a file of torch.export.save: its gradient
+            becomes part of the graph, for `classifier_scale`. The module itself may take labels or not.
         role: "image", "latent" or "vector"; None: image for rank 3, else vector.
         integer_time: give the module t as int64.
         split: store rows(t, label) apart, so that it is computed once per table and not once per step: the module needs
@@ -147,8 +151,9 @@ def export_plan(
         variance=variance,
         time=time,
         uint8=uint8,
+        classifier=classifier is not None,
     )
-    return _write(module, path, about, weights, integer_time, split)
+    return _write(module, path, about, weights, integer_time, split, classifier)
 
 
 def export_checkpoint(
@@ -157,6 +162,7 @@ def export_checkpoint(
     *,
     weights: str = "fp32",
     defaults: Mapping[str, Any] | None = None,
+    classifier: nn.Module | str | os.PathLike[str] | None = None,
     split: bool | None = None,
     name: str | None = None,
     licence: str | None = None,
@@ -186,11 +192,31 @@ def export_checkpoint(
         licence=licence,
         card=card or _history(cfg, step),
         sources={"checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
-        extra={"training": {"step": step, "config": dataclasses.asdict(cfg), **_effort(file.parent, step)}},
         variance="learned_range" if net.cfg.learned_variance else "fixed",
+        classifier=classifier is not None,
+        extra={"training": {"step": step, "config": dataclasses.asdict(cfg), **_effort(file.parent, step)}},
     )
     about = dataclasses.replace(about, schedule_name=str(cfg.schedule.get("name", "given")))
-    return _write(net, path, about, weights, False, split)
+    return _write(net, path, about, weights, False, split, classifier)
+
+
+def _with_gradient(
+    whole: nn.Module, classifier: Any, inputs: checks.Arrays, classes: int, integer_time: bool
+) -> nn.Module:
+    from . import classifier as gradients
+
+    if not isinstance(classifier, nn.Module):
+        classifier = gradients.load(classifier)
+    with contextlib.suppress(NotImplementedError):  # a program of torch.export has no eval()
+        classifier = copy.deepcopy(classifier).cpu().float().eval().requires_grad_(False)
+    x, t, label = (torch.from_numpy(v) for v in inputs.values())
+    try:
+        with torch.no_grad():
+            whole(x, t, label)
+        takes_label = True
+    except TypeError:
+        takes_label = False
+    return gradients.WithGradient(whole, gradients.gradient_of(classifier, x, t, classes, integer_time), takes_label)
 
 
 def _history(cfg: TrainConfig, step: int) -> str:
@@ -231,13 +257,20 @@ def _write(
     weights: str,
     integer_time: bool,
     split: bool | None,
+    classifier: nn.Module | str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
-    splits = hasattr(module, "rows") and hasattr(module, "trunk")
+    splits = hasattr(module, "rows") and hasattr(module, "trunk") and classifier is None
     if split and not splits:
-        raise OptionError("split: expected a module with the methods rows(t[, label]) and trunk(x, rows), got none")
+        why = "got none" if classifier is None else "got a classifier, which needs x and t in one graph"
+        raise OptionError(f"split: expected a module with the methods rows(t[, label]) and trunk(x, rows), {why}")
     net = copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
     kept = about.shape[0] if about.variance == "fixed" else None
-    whole = _Denoiser(net, kept, integer_time)
+    inputs = checks.cases(about)
+    whole: nn.Module = _Denoiser(net, kept, integer_time)
+    if classifier is not None and not about.num_classes:
+        raise OptionError("classifier: expected it with num_classes, got none")
+    if classifier is not None:
+        whole = _with_gradient(whole, classifier, inputs, about.num_classes, integer_time)
 
     def original(inputs: checks.Arrays) -> np.ndarray:
         try:
@@ -249,7 +282,6 @@ def _write(
                 f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:300]}"
             ) from e
 
-    inputs = checks.cases(about)
     checks.check_output(original(inputs), about)
     example = {k: torch.from_numpy(v) for k, v in inputs.items()}
     conditions = {k: v for k, v in example.items() if k != "x"}

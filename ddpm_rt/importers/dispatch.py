@@ -70,11 +70,12 @@ def export_model(
     name: str | None = None,
     licence: str | None = None,
     card: str | None = None,
+    classifier: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     """A plan of another project's model: a diffusers folder, a .pt of openai's guided-diffusion or of denoising-diffusion-pytorch,
-    an EDM .pkl. docs/importing.md has the options of each; defaults, weights, name, licence, card and the result are
-    `export_plan`'s.
+    an EDM .pkl. docs/importing.md has the options of each; defaults, weights, name, licence, card, classifier and the
+    result are `export_plan`'s; beside a network of guided-diffusion, classifier may be a .pt of one of its classifiers.
 
     Raises:
         PlanError: no such file, none of these, or one with a part that has no counterpart, by its name. OptionError: an argument.
@@ -85,4 +86,8 @@ def export_model(
     if kind is None:
         raise PlanError(f"{os.fspath(source)}: expected a model of {', '.join(KINDS)}, got another file")
     found = read(source, kind, **options)
-    return write(found, path, defaults=defaults, weights=weights, name=name, licence=licence, card=card)
+    if classifier is not None and kind == "guided-diffusion":
+        from .guided_diffusion import with_classifier
+
+        classifier = with_classifier(found, classifier)
+    return write(found, path, defaults=defaults, weights=weights, name=name, licence=licence, card=card, classifier=classifier)

@@ -7,6 +7,7 @@ one gives pictures that are only worse, so neither is ever guessed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,8 +82,7 @@ def read(path: Path, *, preset: str | None = None, flags: Mapping[str, Any] | No
     given = flags_of(path, preset, flags)
     shape = shape_of(path, state, given)
     if "output_blocks.0.0.in_layers.0.weight" not in state:
-        raise PlanError(f"{path}: expected a network that predicts noise, got a classifier: its gradient is no part of a plan yet; "
-                        "guided_diffusion.classifier(path) is the network itself")  # fmt: skip
+        raise PlanError(f"{path}: expected a network that predicts noise, got a classifier: give it as classifier= beside one")  # fmt: skip
     plain = shape.in_channels in (shape.out_channels, shape.out_channels // 2)
     enlarges = not plain or (
         shape.in_channels == shape.out_channels and shape.in_channels % 2 == 0
@@ -129,6 +129,22 @@ def classifier(path: str | Path, preset: str | None = None, flags: Mapping[str, 
     path = Path(path)
     state = torch_file.load(path)
     return _built(GuidedClassifier, shape_of(path, state, flags_of(path, preset, flags)), state, path)
+
+
+def with_classifier(found: Imported, given: Any) -> Any:
+    """A classifier's .pt as the module it is, checked against the images of `found`, which gets its classes where it has none."""
+    if not isinstance(given, (str, os.PathLike)) or Path(given).suffix.lower() != ".pt":
+        return given
+    flags = {"image_size": found.shape[1], "noise_schedule": "linear", "diffusion_steps": 1000, "num_head_channels": 64}
+    judge = classifier(given, flags=flags)
+    if judge.s.in_channels != found.shape[0] or found.num_classes not in (None, judge.s.out_channels):
+        raise OptionError(
+            f"classifier: expected one of {found.num_classes or 'any number of'} classes for images of {found.shape[0]} channels, got "
+            f"{judge.s.out_channels} classes and {judge.s.in_channels} channels"
+        )
+    found.num_classes = judge.s.out_channels
+    found.sources["classifier_sha256"] = digest(Path(given))
+    return judge
 
 
 def _built(kind: type, shape: UNetShape, state: Mapping[str, Any], path: Path) -> Any:

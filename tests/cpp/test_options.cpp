@@ -45,7 +45,7 @@ int main() {
   }
   for (const char* name :
        {"device", "backend", "precision", "threads", "max_batch", "batch_invariant", "cache_dir", "card", "cuda_library",
-         "trust_native",
+         "tensorrt_library", "trust_native",
         "n", "labels", "scale", "steps", "sampler", "eta", "clip", "variance", "grid", "compat", "sampler_options", "guidance_rescale",
          "guidance_interval", "threshold", "negative", "guide", "classifier_scale", "seed", "seeds", "latents", "x_init",
         "output", "on_error", "progress", "callback"}) {

@@ -166,7 +166,7 @@ void test_refusals() {
   refuse(good, "/stages/0/temb", nullptr, "without temb");
   refuse(good, "/stages/0/inputs/text", "request", "\"text\"");
   refuse(good, "/stages/0/inputs/x", "earlier", "stages[0].inputs.x");
-  refuse(good, "/networks/unet/kind", "tensorrt", "\"tensorrt\"");
+  refuse(good, "/networks/unet/kind", "coreml", "\"coreml\"");
   refuse(good, "/networks/unet/kind", "callable", "\"callable\"");
   refuse(good, "/networks/unet/section", "missing", "\"missing\"");
   refuse(good, "/networks/unet/inputs/mask", "m", "\"mask\"");

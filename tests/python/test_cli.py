@@ -131,7 +131,7 @@ def test_an_unwritable_folder_is_found_before_the_work(run, plan, tmp_path):
     assert done.returncode == 1 and "OptionError: outdir" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["sample", "train", "export", "inspect", "evaluate", "doctor"])
+@pytest.mark.parametrize("command", ["sample", "train", "export", "build", "inspect", "evaluate", "doctor"])
 def test_help_teaches_with_examples(run, command):
     done = run(command, "--help")
     assert done.returncode == 0, done.stderr
@@ -168,7 +168,7 @@ def test_doctor_says_what_works(run):
     done = run("doctor", "--json")
     report = json.loads(done.stdout)
     assert report["backends"]["analytic"]["works"] and report["threads"] >= 1
-    assert set(report["backends"]) == {"openvino", "onnxruntime", "analytic"}
+    assert set(report["backends"]) == {"openvino", "onnxruntime", "analytic", "tensorrt"}
     for backend in report["backends"].values():
         assert backend["works"] or backend["why_not"]
     assert report["packages"]["numpy"]["version"] == np.__version__

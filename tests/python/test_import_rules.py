@@ -14,7 +14,7 @@ ROOMS = [
     ("kernels", r"kernels/.*"),
     ("tools", r"csrc/(error|clock|file_io|dynamic_library|cpu|json_field|capi_structs)\..*"),
     ("tables", r"csrc/(schedule|schedule_\w+|solver|solver_\w+)\..*|csrc/solvers/.*"),
-    ("plan", r"csrc/(plan|sha256|spec|spec_\w+)\..*"),
+    ("plan", r"csrc/(plan|sha256|spec|spec_\w+|native_engine)\..*"),
     ("denoiser interface", r"csrc/denoiser\..*"),
     ("device", r"csrc/device(_\w+)?\..*"),
     ("denoisers", r"csrc/denoisers/.*"),
@@ -70,14 +70,14 @@ def test_a_file_includes_its_own_room_and_lower_ones(path):
         elif other == "public":
             assert room in ("lane", "engine", "edge") and name == "ddpm_rt/ddpm_rt.h"
         elif room == "denoisers":
-            assert other in ("denoisers", "denoiser interface", "device", "tools")
+            assert other in ("denoisers", "denoiser interface", "device", "plan", "tools")
         else:
             assert other != "denoisers", f"{path} -> {name}: backends are behind denoiser.h"
             assert ORDER[other] <= ORDER[room], f"{path} ({room}) -> {name} ({other})"
 
 
 def test_a_backend_is_seen_by_its_own_file_only():
-    for backend in ("openvino", "onnxruntime"):
+    for backend in ("openvino", "onnxruntime", "tensorrt"):
         for path in SOURCES:
             for name, _ in includes(path):
                 if backend in name:
@@ -89,7 +89,8 @@ def test_a_backend_is_seen_by_its_own_file_only():
     [
         (r"nlohmann/.*", {"tools", "plan", "lane", "engine"}),
         (r"pybind11/.*|Python\.h", {"bindings"}),
-        (r"cuda.*|Nv.*|torch/.*|openvino/.*|onnxruntime.*", set()),
+        (r"cuda.*", {"device"}),
+        (r"Nv.*|torch/.*|openvino/.*|onnxruntime.*", set()),
     ],
 )
 def test_libraries_stay_in_their_rooms(library, rooms):
@@ -189,7 +190,7 @@ def test_the_reference_knows_nothing_of_the_engine(path):
 def test_only_the_front_door_touches_the_extension():
     for path in MODULES:
         if "ddpm_rt._core" in imports(path, everywhere=True):
-            assert is_front_door(path) or path.startswith("ddpm_rt/export/"), path
+            assert is_front_door(path) or path.startswith(("ddpm_rt/export/", "ddpm_rt/build/")), path
 
 
 @pytest.mark.parametrize("path", KERNELS)

@@ -269,7 +269,7 @@ def test_compat_in_a_call_warns_too_and_without_it_nothing_does():
         with pytest.warns(UserWarning, match="half of the parabola"):
             engine.sample(1, steps=5, sampler="dpmpp_3m", compat="k-diffusion", seed=0)
         counts = [n for n in range(2, 60) if _visits_neighbours(n)]
-        with pytest.warns(UserWarning, match="float stride"):
+        with pytest.warns(UserWarning, match="floating-point stride"):
             engine.sample(1, steps=counts[0], sampler="ddpm", compat="guided-diffusion", seed=0)
 
 

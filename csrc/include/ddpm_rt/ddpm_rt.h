@@ -140,7 +140,7 @@ DDPM_RT_API void ddpm_rt_device_denoiser_init(ddpm_rt_device_denoiser* denoiser,
 typedef struct ddpm_rt_engine_options {
   size_t struct_size;
   const char* device;      /* "auto", "cpu", "cuda", "cuda:N". auto takes a GPU where device_denoisers can run on one */
-  const char* backend;     /* "auto", "openvino", "onnxruntime", "analytic", "torch" */
+  const char* backend;     /* "auto", "openvino", "onnxruntime", "analytic", "torch", "tensorrt" */
   const char* precision;   /* "auto", "fp32", "bf16", "fp16" */
   int32_t threads;         /* 0: min(affinity, cgroup quota, physical cores) */
   int32_t max_batch;       /* resident rows of a lane; 0: chosen */
@@ -154,6 +154,9 @@ typedef struct ddpm_rt_engine_options {
   const ddpm_rt_device_denoiser* const* device_denoisers; /* what runs the network on a GPU: the first that passes the
                                                              plan's self-test. Copied; `user` must outlive the engine */
   size_t device_denoiser_count;
+  int32_t trust_native;            /* 1: load the engines (machine code) that the plan embeds, where a GPU can run them */
+  const char* tensorrt_library;    /* path of libnvinfer.so.11 or libtensorrt_rtx.so.1, or several with ":"
+                                      between them: the first that built an engine; null: default names */
 } ddpm_rt_engine_options;
 DDPM_RT_API void ddpm_rt_engine_options_init(ddpm_rt_engine_options* options, size_t struct_size);
 
@@ -254,6 +257,14 @@ DDPM_RT_API void ddpm_rt_request_release(ddpm_rt_request* request);
 /* submit + wait + release. */
 DDPM_RT_API ddpm_rt_status ddpm_rt_engine_sample(ddpm_rt_engine* engine, const ddpm_rt_sample_options* options, void* out,
                                                  size_t out_bytes);
+
+/* ------------------------------------------------------------------------------------------------ compiled engines */
+
+/* What this library makes of a TensorRT library (null: default names), as JSON: library, version. With engine: whether it
+ * loads here. DDPM_RT_PLAN_ERROR: the bytes are no engine; DDPM_RT_BACKEND_ERROR: no library, or another version of it;
+ * DDPM_RT_DEVICE_ERROR: no GPU, or not one for this engine. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_tensorrt_examine(const char* tensorrt_library, const void* engine, size_t bytes,
+                                                    ddpm_rt_string** json);
 
 /* ------------------------------------------------------------------------------- the pieces, for a loop of your own */
 

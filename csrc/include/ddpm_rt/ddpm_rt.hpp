@@ -70,7 +70,8 @@ struct EngineOptions {
   int threads = 0, max_batch = 0;
   std::optional<bool> batch_invariant;
   std::optional<std::string> cache_dir;  // unset: the user's cache folder; empty: none
-  std::string openvino_library, onnxruntime_library, cuda_library;
+  std::string openvino_library, onnxruntime_library, cuda_library, tensorrt_library;
+  bool trust_native = false;  // load the engines (machine code) that the plan embeds
   std::vector<const ddpm_rt_device_denoiser*> device_denoisers;  // read by the constructor
   std::function<void(int level, const std::string& message)> log;  // called from the engine's threads
 };
@@ -160,9 +161,7 @@ class Request {
       }
     }
   };
-  struct Release {
-    void operator()(ddpm_rt_request* request) const { ddpm_rt_request_release(request); }
-  };
+  struct Release { void operator()(ddpm_rt_request* request) const { ddpm_rt_request_release(request); } };
   Request() = default;
   std::unique_ptr<Watcher> watcher_;  // outlives handle_, whose release waits for the callback
   std::unique_ptr<ddpm_rt_request, Release> handle_;
@@ -236,9 +235,7 @@ class Engine {
       return self.message.c_str();
     }
   };
-  struct Release {
-    void operator()(ddpm_rt_engine* engine) const { ddpm_rt_engine_release(engine); }
-  };
+  struct Release { void operator()(ddpm_rt_engine* engine) const { ddpm_rt_engine_release(engine); } };
   using Log = decltype(EngineOptions::log);
 
   ddpm_rt_engine_options convert(const EngineOptions& o) {
@@ -256,6 +253,8 @@ class Engine {
     c.cuda_library = o.cuda_library.empty() ? nullptr : o.cuda_library.c_str();
     c.device_denoisers = o.device_denoisers.data();
     c.device_denoiser_count = o.device_denoisers.size();
+    c.trust_native = o.trust_native ? 1 : 0;
+    c.tensorrt_library = o.tensorrt_library.empty() ? nullptr : o.tensorrt_library.c_str();
     if (o.log) {
       log_ = std::make_unique<Log>(o.log);
       c.log_user = log_.get();
@@ -361,9 +360,7 @@ class Plan {
   void verify() const { check(ddpm_rt_plan_verify(handle_.get())); }
 
  private:
-  struct Release {
-    void operator()(ddpm_rt_plan* plan) const { ddpm_rt_plan_release(plan); }
-  };
+  struct Release { void operator()(ddpm_rt_plan* plan) const { ddpm_rt_plan_release(plan); } };
   std::unique_ptr<ddpm_rt_plan, Release> handle_;
 };
 
@@ -382,9 +379,7 @@ class PlanWriter {
   }
 
  private:
-  struct Release {
-    void operator()(ddpm_rt_plan_writer* writer) const { ddpm_rt_plan_writer_release(writer); }
-  };
+  struct Release { void operator()(ddpm_rt_plan_writer* writer) const { ddpm_rt_plan_writer_release(writer); } };
   std::unique_ptr<ddpm_rt_plan_writer, Release> handle_;
 };
 
