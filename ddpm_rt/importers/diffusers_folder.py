@@ -47,9 +47,12 @@ class _DiT(nn.Module):
 
 
 def is_folder(path: Path) -> bool:
-    return path.is_dir() and (
-        (path / "model_index.json").is_file() or any((path / f / "config.json").is_file() for f in _FOLDERS)
-    )
+    """A run of ddpm-rt train has a config.json too, without a class's name."""
+    if not path.is_dir():
+        return False
+    if any((path / f / "config.json").is_file() for f in _FOLDERS[:-1]) or (path / "model_index.json").is_file():
+        return True
+    return (path / "config.json").is_file() and "_class_name" in read_json(path / "config.json")
 
 
 def find_network(folder: Path, weights: str | None) -> tuple[Path, dict[str, Any]]:

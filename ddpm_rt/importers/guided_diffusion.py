@@ -98,10 +98,21 @@ def read(path: Path, *, preset: str | None = None, flags: Mapping[str, Any] | No
         time_scale=1000 / given["diffusion_steps"] if given["rescale_timesteps"] else 1.0,
     )  # fmt: skip
     return Imported(
-        _WithNull(module, classes) if classes else module, (shape.in_channels, shape.image_size, shape.image_size), settings,
+        _WithNull(module, classes) if classes else _Unconditional(module), (shape.in_channels, shape.image_size, shape.image_size), settings,
         f"guided-diffusion {path.name}.", {"checkpoint_sha256": digest(path)}, classes,
         defaults={"scale": 1.0} if classes else {}, uint8="truncate",
     )  # fmt: skip
+
+
+class _Unconditional(nn.Module):
+    """Takes no label, which a classifier beside it does."""
+
+    def __init__(self, net: GuidedUNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.net(x, t)
 
 
 class _WithNull(nn.Module):
