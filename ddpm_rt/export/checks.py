@@ -11,6 +11,7 @@ import numpy as np
 
 from ..backends import disable_telemetry
 from ..errors import PlanError
+from . import conditions
 from .description import SELF_TESTS, TOLERANCE, Description
 
 log = logging.getLogger("ddpm_rt.export")
@@ -109,7 +110,7 @@ def cases(about: Description, count: int = SELF_TESTS) -> Arrays:
     }
     if about.num_classes:
         inputs["label"] = np.linspace(0, about.num_classes, count).round().astype(np.int64)
-    return inputs
+    return inputs | conditions.examples(about.conditions, count)
 
 
 def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
@@ -165,8 +166,9 @@ def check_batch(run: Callable[[Arrays], np.ndarray], inputs: Arrays) -> None:
 
 
 def self_test(inputs: Arrays, expected: np.ndarray) -> bytes:
-    """float32, count x [x | t | label | expected], label 0 without classes."""
+    """float32, count x [x | t | label | conditions, masks behind them | expected], label 0 without classes."""
     count = len(expected)
     label = inputs.get("label", np.zeros(count, np.int64))
-    columns = [inputs["x"].reshape(count, -1), inputs["t"][:, None], label[:, None], expected.reshape(count, -1)]
+    further = [v.reshape(count, -1) for k, v in inputs.items() if k not in ("x", "t", "label")]
+    columns = [inputs["x"].reshape(count, -1), inputs["t"][:, None], label[:, None], *further, expected.reshape(count, -1)]
     return np.concatenate(columns, axis=1).astype("<f4").tobytes()

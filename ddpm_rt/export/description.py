@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _core, kernels
 from ..errors import OptionError
+from .conditions import checked as checked_conditions
 
 ROLES, WEIGHTS = ("image", "latent", "vector"), ("fp32", "fp16")
 PREDICTIONS = ("eps", "x0", "v", "flow", "score", "scaled_score", "energy", "mean", "edm", "consistency")
@@ -49,6 +50,7 @@ class Description:
     time: str | None = None
     uint8: str = "round"
     classifier: bool = False
+    conditions: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -68,8 +70,8 @@ class Description:
 
     def manifest(self, networks: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any]:
         """The manifest of a plan whose sections are those of `networks`, `alpha_bar` and `self_test`."""
-        conditions = {}
-        inputs = {"x": "state", "t": "time"}
+        conditions = dict(self.conditions)
+        inputs = {"x": "state", "t": "time", **dict.fromkeys(self.conditions, "request")}
         if self.num_classes:
             inputs["label"] = "request"
             conditions["label"] = {
@@ -151,6 +153,7 @@ def describe(
     time: str | None = None,
     uint8: str = "round",
     classifier: bool = False,
+    conditions: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Description:
     """Checked and completed: what is missing in `defaults` takes the plan's own. OptionError naming the field."""
     try:
@@ -223,4 +226,5 @@ def describe(
         variance=one_of(variance, "variance", VARIANCES),
         time=None if time is None else one_of(time, "time", TIMES),
         uint8=uint8,
+        conditions=checked_conditions(conditions),
     )

@@ -18,50 +18,13 @@ from torch import Tensor, nn
 
 from ..errors import OptionError, PlanError
 from . import assemble, checks, graph
+from .adapters import Denoiser, Rows, Trunk
 from .description import WEIGHTS, Description, describe, one_of
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
 
 log = logging.getLogger("ddpm_rt.export")
-
-
-class _Denoiser(nn.Module):
-    """module(x, t[, label]) -> eps [B, C, ...]: of a result with a `sample`, or a tuple, the tensor; of 2C channels the
-    first C, the rest being a learned variance; with channels None all of them."""
-
-    def __init__(self, module: nn.Module, channels: int | None, integer_time: bool):
-        super().__init__()
-        self.module, self.channels, self.integer_time = module, channels, integer_time
-
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        t = t.round().long() if self.integer_time else t
-        return _eps(self.module(x, t) if label is None else self.module(x, t, label), self.channels)
-
-
-class _Trunk(nn.Module):
-    def __init__(self, module: nn.Module, channels: int | None):
-        super().__init__()
-        self.module, self.channels = module, channels
-
-    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
-        return _eps(self.module.trunk(x, rows), self.channels)
-
-
-class _Rows(nn.Module):
-    def __init__(self, module: nn.Module, integer_time: bool):
-        super().__init__()
-        self.module, self.integer_time = module, integer_time
-
-    def forward(self, t: Tensor, label: Tensor | None = None) -> Tensor:
-        t = t.round().long() if self.integer_time else t
-        return self.module.rows(t) if label is None else self.module.rows(t, label)
-
-
-def _eps(out: Any, channels: int | None) -> Tensor:
-    out = getattr(out, "sample", out)
-    out = out[0] if isinstance(out, tuple) else out
-    return out[:, :channels] if channels is not None and out.shape[1] == 2 * channels else out
 
 
 def export_plan(
@@ -89,6 +52,7 @@ def export_plan(
     card: str | None = None,
     sources: Mapping[str, str] | None = None,
     uint8: str = "round",
+    conditions: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """A plan of any torch module, checked against it. Returns path, bytes, parity and manifest.
 
@@ -113,6 +77,8 @@ def export_plan(
             (docs/importing.md).
         classifier: a module of (x, t) -> logits [B, num_classes] of noisy samples, or a file of torch.export.save: its gradient
             becomes part of the graph, for `classifier_scale`. The module itself may take labels or not.
+        conditions: further inputs of the module, by keyword: name -> shape, max_length, mask, role, null of
+            `conditions.checked`. No classifier beside them. The engine of this version does not run such plans yet.
         role: "image", "latent" or "vector"; None: image for rank 3, else vector.
         integer_time: give the module t as int64.
         split: store rows(t, label) apart, so that it is computed once per table and not once per step: the module needs
@@ -151,6 +117,7 @@ def export_plan(
         variance=variance,
         time=time,
         uint8=uint8,
+        conditions=conditions,
         classifier=classifier is not None,
     )
     return _write(module, path, about, weights, integer_time, split, classifier)
@@ -259,14 +226,17 @@ def _write(
     split: bool | None,
     classifier: nn.Module | str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
-    splits = hasattr(module, "rows") and hasattr(module, "trunk") and classifier is None
+    splits = hasattr(module, "rows") and hasattr(module, "trunk") and classifier is None and not about.conditions
     if split and not splits:
         why = "got none" if classifier is None else "got a classifier, which needs x and t in one graph"
         raise OptionError(f"split: expected a module with the methods rows(t[, label]) and trunk(x, rows), {why}")
     net = copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
     kept = about.shape[0] if about.variance == "fixed" else None
     inputs = checks.cases(about)
-    whole: nn.Module = _Denoiser(net, kept, integer_time)
+    named = [k for k in inputs if k not in ("x", "t", "label")]
+    if named and (classifier is not None or len(named) + bool(about.num_classes) > 4):
+        raise OptionError("conditions: expected at most 4 inputs beside x and t, labels and masks included, and no classifier, got more")
+    whole: nn.Module = Denoiser(net, kept, integer_time, named)
     if classifier is not None and not about.num_classes:
         raise OptionError("classifier: expected it with num_classes, got none")
     if classifier is not None:
@@ -287,12 +257,12 @@ def _write(
     conditions = {k: v for k, v in example.items() if k != "x"}
     models, ports = {}, {}
     if splits and split is not False:
-        rows_of = _Rows(net, integer_time).eval()
+        rows_of = Rows(net, integer_time).eval()
         with torch.no_grad():
             rows = rows_of(*conditions.values())
         models["temb"] = graph.from_torch(rows_of, conditions, "rows")
         ports["temb"] = ({k: k for k in conditions}, {"rows": "rows"})
-        models["unet"] = graph.from_torch(_Trunk(net, kept).eval(), {"x": example["x"], "rows": rows}, "eps")
+        models["unet"] = graph.from_torch(Trunk(net, kept).eval(), {"x": example["x"], "rows": rows}, "eps")
         ports["unet"] = ({"x": "x", "rows": "rows"}, {"eps": "eps"})
     else:
         models["unet"] = graph.from_torch(whole.eval(), example, "eps")

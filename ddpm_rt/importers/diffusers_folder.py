@@ -21,7 +21,7 @@ from .imported import Imported, digest, need, read_json, read_scheduler
 
 log = logging.getLogger("ddpm_rt.export")
 
-NETWORKS = ("UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel")
+NETWORKS = ("UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel", "UNet2DConditionModel")
 _FOLDERS = ("unet_ema", "unet", "transformer", ".")
 #: Pipelines that sample with a scheduler of this class whatever class their folder names.
 _CONVERTS = {"DDIMPipeline": "DDIMScheduler", "PNDMPipeline": "PNDMScheduler"}
@@ -125,6 +125,10 @@ def read(
     origin = f"diffusers {name} with {settings.class_name}, from {folder.resolve().name}."
     if name == "UNet2DModel":
         return _unet(module, settings, origin, sources, null_label)
+    if name == "UNet2DConditionModel":
+        from .diffusers_condition import read as conditional
+
+        return conditional(module, settings, origin, sources)
     return _dit(module, settings, origin, sources, index, folder)
 
 

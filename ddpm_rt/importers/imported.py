@@ -40,6 +40,7 @@ class Imported:
     uint8: str = "round"
     integer_time: bool = False
     keeps_variance: bool = True
+    conditions: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def write(
@@ -70,6 +71,7 @@ def write(
         role=found.role,
         data_range=found.data_range,
         uint8=found.uint8,
+        conditions=found.conditions,
         integer_time=found.integer_time,
         sources=found.sources,
         card=card or found.origin,

@@ -1,0 +1,53 @@
+"""Tensors of a request beside labels: what the manifest says of them, and examples for the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import OptionError
+
+_KEYS: dict[str, Any] = {
+    "dtype": "float32", "shape": [], "max_length": None, "mask": False, "role": "vector", "null": "zero",
+}  # fmt: skip
+_VALUES = {"dtype": ("float32",), "mask": (True, False), "role": ("text", "vector", "map"), "null": ("zero", None)}
+_TAKEN = ("x", "t", "label", "rows", "eps")
+
+
+def checked(given: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    """name -> entry of the manifest, every key there. OptionError naming the key.
+
+    shape: of the tensor, or of one entry of a sequence of at most max_length. mask: a sequence has one beside it, 1 for entries
+    that count, as the input NAME_mask. null: "zero" means no condition, or None: a request has to say what does.
+    """
+    found = {}
+    for name, own in (given or {}).items():
+        if not str(name).isidentifier() or name in _TAKEN:
+            raise OptionError(f"conditions: expected names other than {', '.join(_TAKEN)}, got {name!r}")
+        for key, value in own.items():
+            if key not in _KEYS:
+                raise OptionError(f"conditions.{name}.{key}: expected one of {', '.join(_KEYS)}, got an unknown one")
+            if key in _VALUES and value not in _VALUES[key]:
+                raise OptionError(f"conditions.{name}.{key}: expected one of {', '.join(map(str, _VALUES[key]))}, got {value!r}")
+        entry = _KEYS | dict(own)
+        sizes = [*entry["shape"], *([] if entry["max_length"] is None else [entry["max_length"]])]
+        if not all(isinstance(s, int) and s > 0 for s in sizes):
+            raise OptionError(f"conditions.{name}: expected whole sizes above 0, got shape {entry['shape']}, max_length {entry['max_length']}")
+        if entry["mask"] and entry["max_length"] is None:
+            raise OptionError(f"conditions.{name}.mask: expected it with max_length, got none")
+        found[name] = entry | {"shape": list(entry["shape"])}
+    return found
+
+
+def examples(conditions: Mapping[str, Mapping[str, Any]], count: int) -> dict[str, np.ndarray]:
+    """Unit noise for each, float32 [count, (max_length,) *shape]; masks [count, max_length] of different lengths."""
+    rng, found = np.random.default_rng(1), {}
+    for name, c in conditions.items():
+        length = [] if c["max_length"] is None else [c["max_length"]]
+        found[name] = rng.standard_normal((count, *length, *c["shape"])).astype(np.float32)
+        if c["mask"]:
+            ends = np.linspace(1, c["max_length"], count).round()
+            found[f"{name}_mask"] = (np.arange(c["max_length"]) < ends[:, None]).astype(np.float32)
+    return found
