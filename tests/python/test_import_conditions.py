@@ -11,7 +11,7 @@ from ddpm_rt.export import assemble, checks, conditions, graph
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from ddpm_rt.importers import dispatch, imported  # noqa: E402
+from ddpm_rt.importers import dispatch, imported
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
