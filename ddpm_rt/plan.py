@@ -57,7 +57,7 @@ def render(found: dict[str, Any]) -> str:
         ("sample", f"{sample.get('shape')} {sample.get('role', '')}, range {sample.get('range')}"),
         ("classes", f"{classes}: {_some(names)}" if classes else "none (unconditional)"),
         ("predicts", f"{m.get('prediction')}, variance {m.get('variance', 'fixed')}"),
-        ("schedule", f"{schedule.get('name', 'given')}, T = {schedule.get('T')}"),
+        ("schedule", _schedule(schedule)),
         ("defaults", ", ".join(f"{k} {v}" for k, v in defaults.items())),
     ]
     for name, network in part("networks").items():
@@ -87,6 +87,12 @@ def render(found: dict[str, Any]) -> str:
         else "header, manifest and table have their SHA-256; --verify reads the sections too",
     ]
     return "\n".join(lines)
+
+
+def _schedule(schedule: dict[str, Any]) -> str:
+    if schedule.get("kind", "discrete") == "discrete":
+        return f"{schedule.get('name', 'given')}, T = {schedule.get('T')}"
+    return ", ".join([str(schedule["kind"]), *(f"{k} {v:g}" for k, v in schedule.items() if isinstance(v, (int, float)))])
 
 
 def _size(count: int) -> str:

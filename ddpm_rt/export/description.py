@@ -189,11 +189,13 @@ def describe(
         own = {"sampler": "ddim", "scale": own["scale"]}
     elif given.get("sampler", "ddim") == "ddpm":
         del own["eta"]
+        own["variance"] = "fixed_small" if variance == "fixed" else variance
         own["steps"] = T
     elif given.get("sampler", "ddim") != "ddim":  # the sampler's own
         own = {"scale": own["scale"], "clip": own["clip"]}
-    if continuous is not None:
-        for key in ("grid", "steps"):  # the sampler's own
+    lists_levels = {"timesteps", "sigmas"} & set(given.get("sampler_options") or {})
+    if continuous is not None or lists_levels:
+        for key in ("grid", "steps"):  # the sampler's own, or as many as are listed
             own.pop(key, None)
     try:
         low, high = (float(v) for v in data_range)

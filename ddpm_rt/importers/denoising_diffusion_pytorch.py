@@ -55,7 +55,9 @@ def read(
     if objective is not None and objective not in OBJECTIVES:
         raise OptionError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {objective!r}")
     if objective is None and found is None:
-        raise OptionError(f"objective: expected one of {', '.join(OBJECTIVES)}: the file has no loss_weight to read it off, got none")
+        raise OptionError(
+            f"objective: expected one of {', '.join(OBJECTIVES)}: the file has no loss_weight to read it off, got none"
+        )
     is_learned = arguments["learned_variance"]
     defaults = {"clip": "rederive", "clip_range": [-1.0, 1.0], **_sampling(sampling_steps, len(alpha_bar), is_learned)}
     settings = own_settings(
@@ -86,6 +88,7 @@ def _diffusion_state(path: Path, file: Mapping[str, Any], weights_of: str | None
 
 def unet_arguments(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the project's Unet was made with, from its tensors' shapes."""
+
     def shape(name: str) -> tuple[int, ...]:
         if name not in state:
             raise PlanError(f"{path}: {name}: expected a tensor of a Unet, found none")
@@ -95,19 +98,20 @@ def unet_arguments(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
     dim, (init_dim, taken, _, _) = shape("time_mlp.1.weight")[0] // 4, shape("init_conv.weight")
     widths = [shape(f"downs.{i}.3.{'1.' if i + 1 < stages else ''}weight")[0] for i in range(stages)]
     full = [f"downs.{i}.2.to_out.weight" in state for i in range(stages)]
-    memory = [shape(f"downs.{i}.2.mem_kv") for i in range(stages)]  # linear: [2, heads, dim, n]; full: [2, heads, n, dim]
+    memory = [
+        shape(f"downs.{i}.2.mem_kv") for i in range(stages)
+    ]  # linear: [2, heads, dim, n]; full: [2, heads, n, dim]
     out = shape("final_conv.weight")[0]
     if taken == 2 * out:
-        raise PlanError(f"{path}: self_condition: expected a network of x and t alone, got one that also takes its last x0")
-    is_fourier = "time_mlp.0.weights" in state
+        raise PlanError(
+            f"{path}: self_condition: expected a network of x and t alone, got one that also takes its last x0"
+        )
     return {
         "dim": dim,
         "init_dim": init_dim,
         "dim_mults": tuple(w // dim for w in widths),
         "channels": taken,
         "learned_variance": out == 2 * taken,
-        "learned_sinusoidal_cond": is_fourier,
-        "learned_sinusoidal_dim": 2 * shape("time_mlp.0.weights")[0] if is_fourier else 16,
         "full_attn": tuple(full),
         "attn_heads": tuple(m[1] for m in memory),
         "attn_dim_head": tuple(m[3] if f else m[2] for m, f in zip(memory, full, strict=True)),
@@ -139,4 +143,3 @@ def _size(given: int | Sequence[int] | None) -> tuple[int, int]:
     if len(sizes) != 2:
         raise OptionError(f"image_size: expected one number, or height and width, got {given!r}")
     return integer(sizes[0], "image_size", 1, 1 << 16), integer(sizes[1], "image_size", 1, 1 << 16)
-

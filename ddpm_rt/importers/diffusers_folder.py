@@ -47,10 +47,12 @@ class _DiT(nn.Module):
 
 
 def is_folder(path: Path) -> bool:
-    return path.is_dir() and (
-        (path / "model_index.json").is_file()
-        or any((path / f / "config.json").is_file() for f in _FOLDERS)
-    )
+    """A run of ddpm-rt train has a config.json too, without a class's name."""
+    if not path.is_dir():
+        return False
+    if any((path / f / "config.json").is_file() for f in _FOLDERS[:-1]) or (path / "model_index.json").is_file():
+        return True
+    return (path / "config.json").is_file() and "_class_name" in read_json(path / "config.json")
 
 
 def find_network(folder: Path, weights: str | None) -> tuple[Path, dict[str, Any]]:
@@ -72,7 +74,9 @@ def load_network(folder: Path, config: Mapping[str, Any], variant: str | None) -
     known = set(inspect.signature(own.__init__).parameters)
     if strange := [k for k in config if k not in known and not k.startswith("_")]:
         raise PlanError(f"{folder}/config.json: {strange[0]}: expected a key of {name}, got an unknown one")
-    variants = [variant] if variant or not (folder / "diffusion_pytorch_model.fp16.safetensors").is_file() else [None, "fp16"]
+    variants = (
+        [variant] if variant or not (folder / "diffusion_pytorch_model.fp16.safetensors").is_file() else [None, "fp16"]
+    )
     for i, chosen in enumerate(variants):
         try:
             module, info = own.from_pretrained(
@@ -113,7 +117,9 @@ def read(
     where, config = find_network(folder, network)
     settings = scheduler.read(_scheduler_of(folder, index, scheduler_config))
     if config.get("_class_name") not in NETWORKS:
-        raise PlanError(f"{where}/config.json: _class_name: expected one of {', '.join(NETWORKS)}, got {config.get('_class_name')!r}")
+        raise PlanError(
+            f"{where}/config.json: _class_name: expected one of {', '.join(NETWORKS)}, got {config.get('_class_name')!r}"
+        )
     module, name = load_network(where, config, variant)
     sources = {f"{f.name}_sha256": digest(f) for f in sorted(where.iterdir()) if f.suffix in (".safetensors", ".bin")}
     origin = f"diffusers {name} with {settings.class_name}, from {folder.resolve().name}."
@@ -135,7 +141,9 @@ def _scheduler_of(folder: Path, index: Mapping[str, Any], given: Any) -> dict[st
     raise PlanError(f"{folder}: expected scheduler/scheduler_config.json, found none; give one with scheduler=")
 
 
-def _unet(module: nn.Module, settings: scheduler.Scheduler, origin: str, sources: dict[str, str], null: str | None) -> Imported:
+def _unet(
+    module: nn.Module, settings: scheduler.Scheduler, origin: str, sources: dict[str, str], null: str | None
+) -> Imported:
     c = module.config
     if c.sample_size is None:
         raise PlanError("config.json: sample_size: expected a size, got null")
@@ -155,7 +163,9 @@ def _unet(module: nn.Module, settings: scheduler.Scheduler, origin: str, sources
             padded = torch.cat([table.weight.detach(), table.weight.new_zeros(1, table.weight.shape[1])])
             module.class_embedding = nn.Embedding.from_pretrained(padded)
         else:
-            raise PlanError("config.json: class_embed_type: expected null, got 'timestep'; null_label='last' takes its last class as none")
+            raise PlanError(
+                "config.json: class_embed_type: expected null, got 'timestep'; null_label='last' takes its last class as none"
+            )
         if classes < 1:
             raise OptionError(f"null_label: expected zero for a network of {c.num_class_embeds} class, got last")
     elif null is not None:
@@ -168,7 +178,12 @@ def _unet(module: nn.Module, settings: scheduler.Scheduler, origin: str, sources
 
 
 def _dit(
-    module: nn.Module, settings: scheduler.Scheduler, origin: str, sources: dict[str, str], index: Mapping[str, Any], folder: Path
+    module: nn.Module,
+    settings: scheduler.Scheduler,
+    origin: str,
+    sources: dict[str, str],
+    index: Mapping[str, Any],
+    folder: Path,
 ) -> Imported:
     """DiTPipeline guides and keeps the first half of the output; its last class embedding is the null label."""
     c = module.config

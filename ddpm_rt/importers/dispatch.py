@@ -41,7 +41,9 @@ def read(source: str | os.PathLike[str], kind: str, **options: Any) -> Imported:
     given = {k: v for k, v in options.items() if v is not None}
     for name, value in given.items():
         if name not in KINDS[kind]:
-            raise OptionError(f"{name}: expected it unset for {kind}, whose options are {', '.join(KINDS[kind])}, got {value!r}")
+            raise OptionError(
+                f"{name}: expected it unset for {kind}, whose options are {', '.join(KINDS[kind])}, got {value!r}"
+            )
     if kind == "diffusers":
         from .diffusers_folder import read as reader
 
@@ -68,11 +70,12 @@ def export_model(
     name: str | None = None,
     licence: str | None = None,
     card: str | None = None,
+    classifier: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     """A plan of another project's model: a diffusers folder, a .pt of openai's guided-diffusion or of denoising-diffusion-pytorch,
-    an EDM .pkl. docs/importing.md has the options of each; defaults, weights, name, licence, card and the result are
-    `export_plan`'s.
+    an EDM .pkl. docs/importing.md has the options of each; defaults, weights, name, licence, card, classifier and the
+    result are `export_plan`'s; beside a network of guided-diffusion, classifier may be a .pt of one of its classifiers.
 
     Raises:
         PlanError: no such file, none of these, or one with a part that has no counterpart, by its name. OptionError: an argument.
@@ -83,4 +86,8 @@ def export_model(
     if kind is None:
         raise PlanError(f"{os.fspath(source)}: expected a model of {', '.join(KINDS)}, got another file")
     found = read(source, kind, **options)
-    return write(found, path, defaults=defaults, weights=weights, name=name, licence=licence, card=card)
+    if classifier is not None and kind == "guided-diffusion":
+        from .guided_diffusion import with_classifier
+
+        classifier = with_classifier(found, classifier)
+    return write(found, path, defaults=defaults, weights=weights, name=name, licence=licence, card=card, classifier=classifier)

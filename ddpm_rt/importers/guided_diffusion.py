@@ -7,6 +7,7 @@ one gives pictures that are only worse, so neither is ever guessed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,13 @@ from .imported import Imported, digest, load_state, own_settings
 
 _ADM = {"diffusion_steps": 1000, "noise_schedule": "linear", "num_head_channels": 64}
 _IDDPM = {"diffusion_steps": 4000, "noise_schedule": "cosine", "num_heads": 4, "rescale_timesteps": True}
-_LSUN = _IDDPM | {"image_size": 256, "num_heads": 1, "diffusion_steps": 1000, "noise_schedule": "linear", "rescale_timesteps": False}
+_LSUN = _IDDPM | {
+    "image_size": 256,
+    "num_heads": 1,
+    "diffusion_steps": 1000,
+    "noise_schedule": "linear",
+    "rescale_timesteps": False,
+}
 _WIDE = _ADM | {"image_size": 256}
 #: Published files by name, with the flags of their projects' READMEs that shapes do not tell.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -75,10 +82,11 @@ def read(path: Path, *, preset: str | None = None, flags: Mapping[str, Any] | No
     given = flags_of(path, preset, flags)
     shape = shape_of(path, state, given)
     if "output_blocks.0.0.in_layers.0.weight" not in state:
-        raise PlanError(f"{path}: expected a network that predicts noise, got a classifier: its gradient is no part of a plan yet; "
-                        "guided_diffusion.classifier(path) is the network itself")  # fmt: skip
+        raise PlanError(f"{path}: expected a network that predicts noise, got a classifier: give it as classifier= beside one")  # fmt: skip
     plain = shape.in_channels in (shape.out_channels, shape.out_channels // 2)
-    enlarges = not plain or (shape.in_channels == shape.out_channels and shape.in_channels % 2 == 0)  # x and an image beside it
+    enlarges = not plain or (
+        shape.in_channels == shape.out_channels and shape.in_channels % 2 == 0
+    )  # x and an image beside it
     if given["small_size"] is not None or enlarges:
         raise PlanError(f"{path}: expected a network of x, t and perhaps a class, got an upsampler: its image is a condition that a "
                         "plan cannot hold yet; guided_diffusion.network(path) is the network itself")  # fmt: skip
@@ -90,10 +98,21 @@ def read(path: Path, *, preset: str | None = None, flags: Mapping[str, Any] | No
         time_scale=1000 / given["diffusion_steps"] if given["rescale_timesteps"] else 1.0,
     )  # fmt: skip
     return Imported(
-        _WithNull(module, classes) if classes else module, (shape.in_channels, shape.image_size, shape.image_size), settings,
+        _WithNull(module, classes) if classes else _Unconditional(module), (shape.in_channels, shape.image_size, shape.image_size), settings,
         f"guided-diffusion {path.name}.", {"checkpoint_sha256": digest(path)}, classes,
         defaults={"scale": 1.0} if classes else {}, uint8="truncate",
     )  # fmt: skip
+
+
+class _Unconditional(nn.Module):
+    """Takes no label, which a classifier beside it does."""
+
+    def __init__(self, net: GuidedUNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.net(x, t)
 
 
 class _WithNull(nn.Module):
@@ -121,6 +140,22 @@ def classifier(path: str | Path, preset: str | None = None, flags: Mapping[str, 
     path = Path(path)
     state = torch_file.load(path)
     return _built(GuidedClassifier, shape_of(path, state, flags_of(path, preset, flags)), state, path)
+
+
+def with_classifier(found: Imported, given: Any) -> Any:
+    """A classifier's .pt as the module it is, checked against the images of `found`, which gets its classes where it has none."""
+    if not isinstance(given, (str, os.PathLike)) or Path(given).suffix.lower() != ".pt":
+        return given
+    flags = {"image_size": found.shape[1], "noise_schedule": "linear", "diffusion_steps": 1000, "num_head_channels": 64}
+    judge = classifier(given, flags=flags)
+    if judge.s.in_channels != found.shape[0] or found.num_classes not in (None, judge.s.out_channels):
+        raise OptionError(
+            f"classifier: expected one of {found.num_classes or 'any number of'} classes for images of {found.shape[0]} channels, got "
+            f"{judge.s.out_channels} classes and {judge.s.in_channels} channels"
+        )
+    found.num_classes = judge.s.out_channels
+    found.sources["classifier_sha256"] = digest(Path(given))
+    return judge
 
 
 def _built(kind: type, shape: UNetShape, state: Mapping[str, Any], path: Path) -> Any:
@@ -160,12 +195,15 @@ def flags_of(path: Path, preset: str | None, flags: Mapping[str, Any] | None) ->
 
 def shape_of(path: Path, state: Mapping[str, Any], flags: Mapping[str, Any]) -> UNetShape:
     """The network by the names and shapes of its tensors, and by its flags."""
+
     def size(name: str, axis: int = 0) -> int:
         if name not in state:
             raise PlanError(f"{path}: {name}: expected a tensor of such a network, found none")
         return int(state[name].shape[axis])
 
-    blocks = {i: {k.split(".")[2] for k in state if k.startswith(f"input_blocks.{i}.")} for i in range(1, _count(state))}
+    blocks = {
+        i: {k.split(".")[2] for k in state if k.startswith(f"input_blocks.{i}.")} for i in range(1, _count(state))
+    }
     attends = {i: f"input_blocks.{i}.1.qkv.weight" in state for i in blocks}
     ends = [i for i in blocks if f"input_blocks.{i}.0.op.weight" in state]
     residual = not ends
@@ -235,7 +273,12 @@ def alpha_bar_of(flags: Mapping[str, Any]) -> np.ndarray:
 
 def _sampling(flags: Mapping[str, Any], shape: UNetShape) -> dict[str, Any]:
     sampler = "ddim" if flags["use_ddim"] else "ddpm"
-    to: dict[str, Any] = {"compat": "guided-diffusion", "sampler": sampler, "clip": "rederive", "clip_range": [-1.0, 1.0]}
+    to: dict[str, Any] = {
+        "compat": "guided-diffusion",
+        "sampler": sampler,
+        "clip": "rederive",
+        "clip_range": [-1.0, 1.0],
+    }
     if flags["timestep_respacing"]:
         to["grid"] = str(flags["timestep_respacing"])
     elif flags["use_ddim"]:

@@ -132,7 +132,9 @@ class Chain(nn.Sequential):
 def _embedding(t: Tensor, width: int) -> Tensor:
     """Cosines first, frequencies 10000^(-k / half).  [B] -> [B, width]"""
     half = width // 2
-    angles = t[:, None] * torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000) / half))
+    angles = t[:, None] * torch.exp(
+        torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000) / half)
+    )
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 

@@ -100,7 +100,12 @@ def read_scheduler(given: str | os.PathLike[str] | Mapping[str, Any] | None) -> 
 
 
 def own_settings(
-    schedule: Any, prediction: str, defaults: Mapping[str, Any], *, variance: str = "fixed", time: str | None = None,
+    schedule: Any,
+    prediction: str,
+    defaults: Mapping[str, Any],
+    *,
+    variance: str = "fixed",
+    time: str | None = None,
     time_scale: float = 1.0,
 ) -> Scheduler:
     """Settings of a project that has no scheduler files. schedule: what `noise_model` takes, or alpha_bar [T] alone."""

@@ -18,10 +18,16 @@ def load(path: Path) -> Mapping[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        reason = next((line for line in str(e).splitlines() if "Unsupported" in line or "GLOBAL" in line), str(e).splitlines()[0])
-        raise PlanError(f"{path}: expected tensors and plain values only, as nothing in a file is executed: {reason[:300]}") from e
+        reason = next(
+            (line for line in str(e).splitlines() if "Unsupported" in line or "GLOBAL" in line), str(e).splitlines()[0]
+        )
+        raise PlanError(
+            f"{path}: expected tensors and plain values only, as nothing in a file is executed: {reason[:300]}"
+        ) from e
     except Exception as e:  # zip, storage and end-of-file errors of many classes
-        raise PlanError(f"{path}: expected a file of torch.save: {(str(e).splitlines() or [type(e).__name__])[0][:300]}") from e
+        raise PlanError(
+            f"{path}: expected a file of torch.save: {(str(e).splitlines() or [type(e).__name__])[0][:300]}"
+        ) from e
     if not isinstance(found, Mapping):
         raise PlanError(f"{path}: expected a mapping of names and tensors, got {type(found).__name__}")
     return found

@@ -89,7 +89,7 @@ def compared(model, path, monkeypatch, scale=(1.0, 1.0), **options):
 
 CASES = {
     "pred_noise": ({}, {"objective": "pred_noise", "beta_schedule": "linear"}),
-    "pred_x0, every attention full, Fourier times": ({"full_attn": (True, True), "learned_sinusoidal_cond": True},
+    "pred_x0, every attention full": ({"full_attn": (True, True)},
                                                       {"objective": "pred_x0", "beta_schedule": "cosine"}),
     "pred_v, clipped loss weights": ({"init_dim": 12}, {"objective": "pred_v", "min_snr_loss_weight": True}),
 }  # fmt: skip

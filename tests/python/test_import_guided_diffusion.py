@@ -94,7 +94,9 @@ def compared(tmp_path, shape, flags, loop, name="net", labels=None, **call):
     unit = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
     y = None if labels is None else torch.tensor(labels)
     with torch.no_grad():
-        expected = loop(lambda x, t: net(x, t.float(), y), torch.from_numpy(unit), loops.engine_noise(SEED, unit.shape)).numpy()
+        expected = loop(
+            lambda x, t: net(x, t.float(), y), torch.from_numpy(unit), loops.engine_noise(SEED, unit.shape)
+        ).numpy()
     with ddpm_rt.Engine(tmp_path / f"{name}.plan") as engine:
         got = engine.sample(2, latents=unit, seed=SEED, output="float", labels=labels, **call)
         assert engine.info()["self_test"]["status"] == "passed"
@@ -111,10 +113,15 @@ def _schedule(T=100):
 
 def test_learned_sigma_and_respacing(tmp_path):
     schedule = _schedule()
-    times = [int(t) for t in ddpm_rt.rows("ddpm", schedule={"alpha_bar": schedule.alpha_bar.numpy()}, grid="10", clip="none")["t"]]
+    times = [
+        int(t)
+        for t in ddpm_rt.rows("ddpm", schedule={"alpha_bar": schedule.alpha_bar.numpy()}, grid="10", clip="none")["t"]
+    ]
 
     def loop(net, x, noise):
-        return samplers.ddpm(net, schedule, x, times, lambda row: torch.from_numpy(noise(row)), variance="learned_range")
+        return samplers.ddpm(
+            net, schedule, x, times, lambda row: torch.from_numpy(noise(row)), variance="learned_range"
+        )
 
     manifest = compared(tmp_path, BASE, FLAGS | {"timestep_respacing": "10"}, loop)
     assert manifest["variance"] == "learned_range" and manifest["defaults"]["compat"] == "guided-diffusion"
@@ -122,7 +129,9 @@ def test_learned_sigma_and_respacing(tmp_path):
 
 
 def test_ddim_of_a_class_conditional_network_with_rescaled_times(tmp_path):
-    shape = dataclasses.replace(BASE, out_channels=3, num_classes=4, residual_sampling=False, film=False, head_channels=16, new_order=True)
+    shape = dataclasses.replace(
+        BASE, out_channels=3, num_classes=4, residual_sampling=False, film=False, head_channels=16, new_order=True
+    )
     schedule = _schedule()
     times = list(range(0, 100, 10))[::-1]
 
@@ -172,3 +181,43 @@ def test_what_is_wrong_is_named(tmp_path):
     refused(ddpm_rt.PlanError, r"middle_block\.1\.qkv\.bias", "less.pt", flags=FLAGS)
     torch.save(state | {"input_blocks.1.0.out_layers.3.weight": torch.zeros(48, 32, 3, 3)}, tmp_path / "odd.pt")
     refused(ddpm_rt.PlanError, "expected .* got", "odd.pt", flags=FLAGS)
+
+
+def test_a_classifier_s_file_guides_a_network_without_classes(tmp_path):
+    """Dhariwal & Nichol algorithm 1 on a learned variance, by hand: the mean moves by s Sigma grad log p(y | x_t)."""
+    net = made(BASE)
+    judge = made(dataclasses.replace(BASE, out_channels=7, head_channels=64, widths=(64, 64)), GuidedClassifier)
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    torch.save(judge.state_dict(), tmp_path / "judge.pt")
+    manifest = ddpm_rt.export.export_model(
+        tmp_path / "net.pt", tmp_path / "x.plan", flags=FLAGS | {"timestep_respacing": "6"}, classifier=tmp_path / "judge.pt"
+    )["manifest"]
+    assert manifest["conditions"]["label"]["classes"] == 7
+    labels, s = torch.tensor([2, 5]), 1.5
+    unit = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    noise, bars = loops.engine_noise(SEED, unit.shape), np.cumprod(1 - np.linspace(0.001, 0.2, 100))
+    with ddpm_rt.Engine(tmp_path / "x.plan") as engine:
+        got = engine.sample(2, latents=unit, seed=SEED, labels=[2, 5], classifier_scale=s, output="float")
+    times = [int(t) for t in ddpm_rt.rows("ddpm", schedule={"alpha_bar": bars}, grid="6", clip="none")["t"]]
+    ab = [float(bars[t]) for t in times]
+    after = [*ab[1:], 1.0]
+    beta = [1 - a / b for a, b in zip(ab, after, strict=True)]
+    small = [(1 - b) / (1 - a) * v for a, b, v in zip(ab, after, beta, strict=True)]
+    small[-1] = small[-2]  # the end's is clipped to its neighbour's
+    x = torch.from_numpy(unit)
+    for i, t in enumerate(times):
+        told = torch.full((2,), float(t))
+        with torch.no_grad():
+            eps, v = net(x, told).chunk(2, dim=1)
+        x0 = ((x - (1 - ab[i]) ** 0.5 * eps) / ab[i] ** 0.5).clamp(-1, 1)
+        mean = after[i] ** 0.5 * beta[i] / (1 - ab[i]) * x0 + (ab[i] / after[i]) ** 0.5 * (1 - after[i]) / (1 - ab[i]) * x
+        f = (v + 1) / 2
+        variance = (f * np.log(beta[i]) + (1 - f) * np.log(small[i])).exp()
+        leaf = x.clone().requires_grad_()
+        chosen = judge(leaf, told).log_softmax(dim=1).gather(1, labels[:, None]).sum()
+        (grad,) = torch.autograd.grad(chosen, leaf)
+        x = mean + s * variance * grad
+        if i + 1 < len(times):
+            x = x + variance.sqrt() * torch.from_numpy(noise(i))
+        x = x.detach()
+    assert np.abs(got - x.numpy()).max() <= 5e-4 * max(1.0, np.abs(x.numpy()).max())

@@ -123,7 +123,19 @@ def test_leaves_of_the_kernels():
 MODULES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "ddpm_rt").rglob("*.py"))]
 KERNELS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "kernels").glob("*.py"))]
 INSIDE_FUNCTIONS = ["ddpm_rt/torch_denoiser.py"]  # imports torch; the front door imports it inside functions alone
-HEAVY = {"torch", "triton", "openvino", "onnxruntime", "PIL", "matplotlib", "diffusers", "onnx", "onnxscript", "scipy", "mlxtend"}
+HEAVY = {
+    "torch",
+    "triton",
+    "openvino",
+    "onnxruntime",
+    "PIL",
+    "matplotlib",
+    "diffusers",
+    "onnx",
+    "onnxscript",
+    "scipy",
+    "mlxtend",
+}
 
 
 def imports(path: str, everywhere: bool) -> set[str]:
