@@ -104,6 +104,8 @@ def glibc_needed(wheel: Path) -> int:
     return int(re.search(r"\"manylinux_2_(\d+)_x86_64\"", shown)[1])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_a_wheel_samples_by_itself(tmp_path):
     """pip wheel, then a folder with nothing but the wheel's files, numpy and a backend on the path."""
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -118,7 +120,7 @@ def test_a_wheel_samples_by_itself(tmp_path):
         str(tmp_path),
         str(ROOT),
     ]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)
+    built = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size <= 20e6
@@ -126,7 +128,8 @@ def test_a_wheel_samples_by_itself(tmp_path):
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
     assert {"ddpm_rt/py.typed", "ddpm_rt/_core.pyi", "ddpm_rt/include/ddpm_rt/ddpm_rt.hpp"} <= set(names)
-    assert len([n for n in names if "libddpm_rt" in n]) == 1
+    libraries = {n.rpartition("/")[2] for n in names if "libddpm_rt" in n}
+    assert {"libddpm_rt.so"} <= libraries <= {"libddpm_rt.so", "libddpm_rt_cuda.so"}  # with nvcc, its part too
     assert not [n for n in names if n.startswith(("tests/", "csrc/", "bench/"))]
     for name in plan_files.shipped():
         assert f"ddpm_rt/models/{name}.plan" in names
