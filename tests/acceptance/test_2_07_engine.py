@@ -111,12 +111,13 @@ def test_calls_are_chosen_by_measured_cost(engines):
     assert (
         info["buckets"] and all(b["seconds"] > 0 for b in info["buckets"]) and info["self_test"]["status"] == "passed"
     )
-    start = info["loop"]["denoiser_seconds"]
-    engine.sample(9, scale=1, steps=20, seed=0)
-    nine = engine.info()["loop"]["denoiser_seconds"] - start
-    engine.sample(8, scale=1, steps=20, seed=0)
-    eight = engine.info()["loop"]["denoiser_seconds"] - start - nine
-    assert nine < 1.7 * eight
+    least = {}
+    for n in (9, 8) * 5:  # the least of five: other work on the machine only ever adds
+        start = engine.info()["loop"]["denoiser_seconds"]
+        engine.sample(n, scale=1, steps=10, seed=0)
+        seconds = engine.info()["loop"]["denoiser_seconds"] - start
+        least[n] = min(seconds, least.get(n, seconds))
+    assert least[9] < 1.7 * least[8]
 
 
 def test_threads_follow_the_machine():

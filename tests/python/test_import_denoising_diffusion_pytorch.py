@@ -40,7 +40,7 @@ def _import():
 ddp = _import()
 ema_pytorch = pytest.importorskip("ema_pytorch")
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 SEED = 3
 
 

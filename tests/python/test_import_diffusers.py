@@ -16,7 +16,7 @@ import ddpm_rt.export
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 SEED = 5
 SMALL = {
     "sample_size": 8, "in_channels": 3, "out_channels": 3, "layers_per_block": 1, "block_out_channels": (16, 32),
