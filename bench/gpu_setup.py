@@ -13,11 +13,13 @@ import importlib.util
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+_HOLD_CYCLES = 1_000_000  # half a millisecond: a chain of operators is launched in less
 
 
 def use_build(folder: Path) -> Path:
@@ -40,6 +42,7 @@ class Context:
     library: str
     build: Path | None
     quick: bool = False
+    deadline: float = float("inf")  # of time.monotonic()
 
     def __post_init__(self) -> None:
         import torch
@@ -61,6 +64,10 @@ class Context:
     def size(self, on_gpu: int, emulated: int) -> int:
         return emulated if self.is_emulated else on_gpu
 
+    def is_late(self, seconds: float) -> bool:
+        """Fewer than so many seconds are left of the budget."""
+        return time.monotonic() + seconds > self.deadline
+
     @property
     def engine(self) -> dict[str, Any]:
         """What an Engine is given to run here."""
@@ -80,10 +87,14 @@ class Context:
         if not self.is_emulated:
             self.torch.cuda.synchronize()
 
-    def seconds(self, work: Callable[[], object], times: int = 1) -> float:
-        """Of one call among `times`, between two events of the device on our stream."""
+    def seconds(self, work: Callable[[], object], times: int = 1, is_queued: bool = True) -> float:
+        """Of one call among `times`, between two events of the device on our stream. is_queued: the device is held up until the
+        host has put all of it on the stream, so that launches do not show."""
         start, end = self.api.event(), self.api.event()
+        self.wait()
         with self.torch_stream():
+            if is_queued and not self.is_emulated:
+                self.torch.cuda._sleep(_HOLD_CYCLES)
             self.api.check(self.api.record_event(start, self.stream))
             for _ in range(times):
                 work()
@@ -94,6 +105,17 @@ class Context:
         for event in (start, end):
             self.api.destroy_event(event)
         return elapsed.value / times
+
+    def host_seconds(self, work: Callable[[], object], times: int = 5) -> float:
+        """Median of the host's clock, the device idle before and after."""
+        taken = []
+        for _ in range(times):
+            self.wait()
+            start = time.perf_counter()
+            work()
+            self.wait()
+            taken.append(time.perf_counter() - start)
+        return statistics.median(taken)
 
     def medians(self, sides: dict[str, Callable[[], object]], rounds: int = 15, times: int = 1) -> dict[str, list[float]]:
         """Seconds of every side in every round, sides in turn and in both orders; two rounds before are thrown away."""
