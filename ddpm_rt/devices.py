@@ -12,7 +12,7 @@ from . import _core
 from .errors import BackendError, DeviceError, OptionError
 
 _DRIVERS = ("/proc/driver/nvidia/version", "/dev/dxg")  # Linux; Windows' subsystem for it
-_PRECISIONS = {"auto": ("bf16", "fp32")}
+_PRECISIONS = {"auto": ("fp16", "bf16", "fp32")}  # the first that passes the plan's self-test
 
 
 def is_gpu_worth_asking(backend: str) -> bool:
@@ -49,7 +49,9 @@ def torch_device(device: str, found: dict[str, Any]) -> Any:
     try:
         import torch
     except ImportError as e:
-        raise BackendError(f"backend: expected PyTorch to run the network on {device}, got none: pip install torch") from e
+        raise BackendError(
+            f"backend: expected PyTorch to run the network on {device}, got none: pip install torch"
+        ) from e
     if found["kind"] != "cuda":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -76,9 +78,28 @@ def of_module(module: Any, device: str, library: str | os.PathLike[str] | None) 
     return device, at
 
 
-def networks_of_plan(
-    path: str, device: str, backend: str, precision: str, found: dict[str, Any] | None
-) -> list[Any]:
+def open_plan(path: str, device: str, backend: str, precision: str, given: dict[str, Any]) -> _core.Engine:
+    """An engine of the plan: on a GPU with PyTorch as one way to run its network there, behind TensorRT engines.
+
+    Raises:
+        PlanError, BackendError, DeviceError, OptionError
+    """
+    found = facts(device, backend, given.get("cuda_library"))
+    try:
+        networks, why_not = _networks_of_plan(path, device, backend, precision, found), None
+    except BackendError as e:
+        if backend == "torch" and device != "auto":
+            raise
+        networks, why_not = [], e
+    try:
+        return _core.Engine.open(path, given, networks)
+    except BackendError as e:
+        if why_not is None:
+            raise
+        raise BackendError(f"{e}; torch: {why_not}") from why_not
+
+
+def _networks_of_plan(path: str, device: str, backend: str, precision: str, found: dict[str, Any] | None) -> list[Any]:
     """What runs the plan's network on the GPU, the most wanted first. Empty where the engine has it itself."""
     if found is None or backend not in ("auto", "torch"):
         return []
@@ -92,12 +113,7 @@ def networks_of_plan(
         return []  # the engine says what is wrong with it
     if not is_onnx:
         return []
-    try:
-        at = torch_device(device, found)
-    except BackendError:
-        if device == "auto":
-            return []
-        raise
+    at = torch_device(device, found)
     from . import onnx_torch
 
     return onnx_torch.networks_of_plan(plan, manifest, described, at, _PRECISIONS.get(precision, (precision,)))

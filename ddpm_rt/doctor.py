@@ -74,8 +74,21 @@ def examine() -> dict[str, Any]:
         "threads": _default_threads(),
         "packages": {name: {"version": _version(name), "extra": extra} for name, extra in _PACKAGES.items()},
         "models": plan_files.shipped(),
+        "gpu": _gpu(),
         "backends": {name: _try_backend(name) for name in options.choices("backend") if name not in ("auto", "torch")},
     }
+
+
+def _gpu() -> dict[str, Any]:
+    """The first GPU and what device="cuda" would do with it. Loads the GPU part and the driver, and no framework."""
+    report: dict[str, Any] = {"works": False, "why_not": None, "checked": None, "torch": _version("torch")}
+    try:
+        report.update(json.loads(_core.device_info("cuda", "")))
+        report["works"] = True
+        report["checked"] = "the GPU part of ddpm_rt and the driver load"
+    except DdpmError as e:
+        report["why_not"] = f"{type(e).__name__}: {e}"
+    return report
 
 
 def _version(package: str) -> str | None:
@@ -166,6 +179,18 @@ def _try_tensorrt() -> dict[str, Any]:
     return report
 
 
+def _describe_gpu(gpu: dict[str, Any]) -> list[str]:
+    if not gpu["works"]:
+        return [f"  GPU         none: {gpu['why_not']}"]
+    memory = gpu["memory_bytes"] / 2**30
+    torch = f"torch {gpu['torch']}" if gpu["torch"] else "no torch to run a plan's network there: pip install torch"
+    name = f"{gpu['name']}, compute capability {gpu['compute_capability']}"
+    return [
+        f"  GPU         {name}, {memory:.0f} GiB, driver for CUDA {gpu['driver']}; {torch}",
+        f"              {gpu['library']}, CUDA {gpu['runtime']}",
+    ]
+
+
 def describe(report: dict[str, Any]) -> str:
     cpu = report["processor"]
     lines = [
@@ -174,6 +199,7 @@ def describe(report: dict[str, Any]) -> str:
         f"  processor   {cpu['name']}: {' '.join(cpu['features']) or 'features unknown'}",
         f"  threads     {report['threads']} of {cpu['logical']} logical processors",
         f"  models      {', '.join(report['models']) or 'none shipped in this build'}",
+        *_describe_gpu(report["gpu"]),
         "backends",
     ]
     for name, backend in report["backends"].items():

@@ -80,9 +80,7 @@ class Engine:
             trust_native,
         )
         with plan_files.located(plan, card) as path:
-            found = devices.facts(device, backend, given.get("cuda_library"))
-            networks = devices.networks_of_plan(str(path), device, backend, precision, found)
-            self._open(_core.Engine.open(str(path), given, networks))
+            self._open(devices.open_plan(str(path), device, backend, precision, given))
 
     @classmethod
     def from_callable(

@@ -65,18 +65,37 @@ __global__ void __launch_bounds__(kBlock) combine_kernel(const Combine c, uint32
 
 constexpr uint32_t kMostComponents = 1024;
 
+// alpha and sigma at a time of the schedule, as level_at of csrc/schedule.h: between timesteps log(sigma / alpha) is linear.
+DDPM_RT_DEVICE void mixture_level(const GpuMixture& mixture, double time, double* alpha, double* sigma) {
+  const double last = static_cast<double>(mixture.T) - 1.0;
+  const double t = time > 0.0 ? (time < last ? time : last) : 0.0, low = floor(t);
+  const double ab = mixture.alpha_bar[static_cast<uint32_t>(low)];
+  *alpha = sqrt(ab);
+  *sigma = sqrt(1.0 - ab);
+  if (t == low) return;
+  const double next = mixture.alpha_bar[static_cast<uint32_t>(low) + 1];
+  if (next <= 0.0) return;
+  if (ab >= 1.0) {
+    *alpha = sqrt(next);
+    *sigma = sqrt(1.0 - next);
+    return;
+  }
+  const double from = 0.5 * log((1.0 - ab) / ab), to = 0.5 * log((1.0 - next) / next);
+  const double ratio = exp_f64(from + (t - low) * (to - from));
+  *alpha = 1.0 / sqrt(1.0 + ratio * ratio);
+  *sigma = ratio * *alpha;
+}
+
 __global__ void __launch_bounds__(kBlock, 2) mixture_kernel(const GpuMixture mixture, const GpuNetwork network, uint32_t n,
                                                          int32_t first_place) {
   __shared__ double responsibility[kMostComponents];
   const uint64_t place = static_cast<uint64_t>(first_place) + blockIdx.x;
   const float* x = static_cast<const float*>(network.in.data) + place * network.in.row;
   float* out = static_cast<float*>(network.out.data) + place * network.out.row;
-  const double last = static_cast<double>(mixture.T) - 1.0;
-  const double index = rint(static_cast<double>(network.t[place]) / mixture.time_scale);
-  const double ab = mixture.alpha_bar[static_cast<uint32_t>(index > 0.0 ? (index < last ? index : last) : 0.0)];
-  const double a = sqrt(ab), s = sqrt(1.0 - ab);
+  double a, s;
+  mixture_level(mixture, static_cast<double>(network.t[place]) / mixture.time_scale, &a, &s);
   const auto variance = [&](uint32_t k) {
-    const double v = ab * mixture.stds[k] * mixture.stds[k] + (1.0 - ab);
+    const double v = a * a * mixture.stds[k] * mixture.stds[k] + s * s;
     return v > 1e-300 ? v : 1e-300;
   };
   uint32_t from = 0, to = mixture.components;

@@ -12,6 +12,11 @@ class GaussianMixtureGpu final : public DeviceDenoiser {
  public:
   GaussianMixtureGpu(const ModelSpec& spec, const Plan& plan, const DevicePtr& device, const DeviceStream& stream) : device_(device) {
     const MixtureArrays arrays = read_mixture(spec, plan);
+    const std::string& time = spec.prediction.time;
+    if (!spec.schedule.is_discrete() || !(time.empty() || time == "index" || time == "t")) {
+      throw Error(Code::kPlan, "schedule: expected timesteps, and the network's time to be their index, with networks of kind "
+                               "gaussian_mixture on a GPU, got another: use device cpu");
+    }
     limits_.in_elements = limits_.out_elements = spec.elements();
     limits_.takes_label = spec.num_classes > 0;
     limits_.any_batch = limits_.is_capturable = true;

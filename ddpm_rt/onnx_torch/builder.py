@@ -27,6 +27,7 @@ class Value:
     pair: tuple[torch.Tensor, torch.Tensor]
     node: fx.Node | None = None
     from_x: bool = False  # depends on the state, not on time and label alone
+    exact: torch.Tensor | None = None  # what a static value was before it was cast
 
     @property
     def is_static(self) -> bool:
@@ -124,6 +125,7 @@ class Builder:
         key = (id(value), dtype)
         if key not in self._casts:
             self._casts[key] = (value, self.call(to_dtype, value, dtype))  # holds `value`: ids stay unique
+            self._casts[key][1].exact = value.pair[0] if value.is_static else None
         return self._casts[key][1]
 
     def heavy(self, *values: Value | None) -> list[Value | None]:
@@ -153,7 +155,9 @@ class Builder:
         if isinstance(v, Dim):
             factor = v.at[0] // BATCHES[0]
             if v.at != tuple(factor * b for b in BATCHES):
-                raise self.refuse("sizes that are fixed or multiples of the batch", f"{v.at[0]} for a batch of {BATCHES[0]}")
+                raise self.refuse(
+                    "sizes that are fixed or multiples of the batch", f"{v.at[0]} for a batch of {BATCHES[0]}"
+                )
             if self._batch is None:
                 with self.graph.inserting_after(self._first_input):
                     self._batch = self.graph.call_method("size", (self._first_input, 0))
@@ -177,6 +181,7 @@ class Builder:
         name = f"c{len(self._buffers)}"
         self.root.register_buffer(name, tensor)
         node = self.graph.get_attr(name)
+        node.meta["exact"] = value.exact if value.exact is not None else tensor
         if tensor.shape != a.shape:
             node = self.graph.call_function(torch.broadcast_to, (node, [self._noded(d) for d in self.shape(value)]))
         self._buffers[id(value)] = (value, node)

@@ -14,11 +14,16 @@ def group_norm(x: torch.Tensor, groups: int, weight, bias, eps: float) -> torch.
     return F.group_norm(x.float(), groups, weight, bias, eps).to(x.dtype)
 
 
-def group_norm_silu(x: torch.Tensor, groups: int, weight, bias, eps: float) -> torch.Tensor:
-    """silu(group_norm(x)): one kernel where Triton and channels-last memory allow, else two operators."""
+def group_norm_silu(x: torch.Tensor, groups: int, weight, bias, eps: float, scale=None, shift=None) -> torch.Tensor:
+    """silu(group_norm(x) (1 + scale) + shift): one kernel where Triton and channels-last memory allow, else torch's operators.
+
+    Args: scale, shift: [B, C, 1, ...] both, or neither.
+    """
     if x.is_cuda and x.dim() == 4 and _fused() is not None and x.is_contiguous(memory_format=torch.channels_last):
-        return _fused()(x, groups, weight, bias, eps=eps)
-    return F.silu(group_norm(x, groups, weight, bias, eps))
+        flat = {} if scale is None else {"scale": scale.flatten(1).contiguous(), "shift": shift.flatten(1).contiguous()}
+        return _fused()(x, groups, weight, bias, eps=eps, **flat)
+    y = group_norm(x, groups, weight, bias, eps)
+    return F.silu(y if scale is None else y * (1 + scale) + shift).to(x.dtype)
 
 
 @functools.cache
@@ -65,9 +70,8 @@ def gather(x: torch.Tensor, index: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 def slice_along(x: torch.Tensor, axis: int, start: int, end: int, step: int) -> torch.Tensor:
-    size = x.shape[axis]
     at = [slice(None)] * x.dim()
-    at[axis] = slice(min(start, size), min(end, size), step)
+    at[axis] = slice(*slice(start, end, step).indices(x.shape[axis]))
     return x[tuple(at)]
 
 
@@ -83,3 +87,15 @@ def space_to_depth(x: torch.Tensor, block: int) -> torch.Tensor:
     b, c, h, w = x.shape
     parts = x.reshape(b, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
     return parts.reshape(b, c * block**2, h // block, w // block)
+
+
+def hard_sigmoid(x: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
+    return torch.clamp(alpha * x + beta, 0.0, 1.0)
+
+
+def batch_norm_scale(weight: torch.Tensor, variance: torch.Tensor, eps: float) -> torch.Tensor:
+    return weight * torch.rsqrt(variance + eps)
+
+
+def arange(start: torch.Tensor, limit: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)

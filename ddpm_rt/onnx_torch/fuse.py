@@ -10,6 +10,7 @@ from torch import fx
 from torch.nn import functional as F
 
 from . import functions
+from .builder import to_dtype
 
 
 def fuse(graph: fx.Graph, root: torch.nn.Module) -> None:
@@ -83,16 +84,16 @@ def _group_norm(node: fx.Node, root: torch.nn.Module) -> Any:
             w, b = (_per_channel(part, root, channels, rank) for part in (weight, bias))
             if w is None or b is None or channels % groups:
                 continue
-            flat = [_flattened(part, value, root) for part, value in ((weight, w), (bias, b))]
+            flat = [_flattened(part, root) for part in (weight, bias)]
             return functions.group_norm, (x, groups, *flat, eps)
     return None
 
 
-def _flattened(node: fx.Node, value: torch.Tensor, root: torch.nn.Module) -> fx.Node:
-    """[C] of a constant, in float32: the norm reads it so."""
+def _flattened(node: fx.Node, root: torch.nn.Module) -> fx.Node:
+    """[C] of a constant, in float32: the norm reads it so, and as it was before the rest left float32."""
     name = f"{node.target}_flat"
     if not hasattr(root, name):
-        root.register_buffer(name, value.reshape(-1).float())
+        root.register_buffer(name, node.meta["exact"].reshape(-1).float())
     with node.graph.inserting_after(node):
         return node.graph.get_attr(name)
 
@@ -113,6 +114,37 @@ def _attention(node: fx.Node, root: torch.nn.Module) -> Any:
 
 
 def _group_norm_silu(node: fx.Node, root: torch.nn.Module) -> Any:
-    if _is(node, F.silu) and _is(node.args[0], functions.group_norm) and len(node.args[0].users) == 1:
+    if not _is(node, F.silu) or len(node.args[0].users) != 1:
+        return None
+    if _is(node.args[0], functions.group_norm):
         return functions.group_norm_silu, node.args[0].args
+    for scaled, shift in _operands(node.args[0], torch.add):  # FiLM between them: norm (1 + scale) + shift
+        for norm, gain in _operands(scaled, torch.mul):
+            if not _is(norm, functions.group_norm) or len(norm.users) != 1 or len(scaled.users) != 1:
+                continue
+            shift = _uncast(shift)
+            for scale, one in _operands(_uncast(gain), torch.add):
+                value = _constant(one, root)
+                if (
+                    value is not None
+                    and (value == 1).all()
+                    and _is_per_sample(scale, norm)
+                    and _is_per_sample(shift, norm)
+                ):
+                    return functions.group_norm_silu, (*norm.args, scale, shift)
     return None
+
+
+def _uncast(node: Any) -> Any:
+    """What was cast: scale and shift come from the time, in float32, and the kernel reads them so."""
+    return node.args[0] if _is(node, to_dtype) else node
+
+
+def _is_per_sample(node: Any, norm: fx.Node) -> bool:
+    """[B, C, 1, ...] beside a norm over [B, C, ...]."""
+    if not isinstance(node, fx.Node) or "pair" not in node.meta or "pair" not in norm.meta:
+        return False
+    return all(
+        tuple(a.shape) == (*b.shape[:2], *(1,) * (b.dim() - 2))
+        for a, b in zip(node.meta["pair"], norm.meta["pair"], strict=True)
+    )
