@@ -45,7 +45,8 @@ class DeviceDenoiser {
   virtual void prepare(int bucket, const DeviceStream& stream) = 0;
   // Puts one call on the stream. Throws Error(kBackend), with nothing that was put there reading or writing other rows.
   virtual void enqueue(const DeviceCall& call, const DeviceStream& stream) = 0;
-  // With has_graphs: a raw graph that does the same as enqueue, owned by the denoiser. May allocate and wait.
+  // With has_graphs: a raw graph that does the same as enqueue, owned by the denoiser. May allocate, wait, and run the call
+  // on a stream of its own: the lane's is idle.
   virtual void* raw_graph(const DeviceCall& call);
   // With rows_bytes > 0: rows [n, rows_bytes] in device memory, for (t[i], label[i]) in host memory, ready in the stream's
   // order; the arrays of t and label may change after the return. May allocate and wait.

@@ -120,6 +120,8 @@ bool DeviceLane::launch_graph() {
 void DeviceLane::capture(TickGraph* entry) {
   DeviceDenoiser& denoiser = state_.denoiser();
   std::vector<void*> raw;
+  // A network may run before it is recorded, and would overwrite outputs that a tick in flight still reads.
+  if (denoiser.limits().has_graphs) stream_.synchronize();
   for (const DeviceCall& call : calls_) {
     if (denoiser.limits().has_graphs) raw.push_back(denoiser.raw_graph(call));
   }

@@ -104,16 +104,25 @@ void ThroughHost::download(const Call& call) {
   }
 }
 
-double ThroughHost::enqueue(const DeviceCall& call) {
-  const DeviceLimits& of = made_->limits();
-  const bool is_graph = of.has_graphs || of.is_capturable;
-  if (is_graph && graphs_.find(call.bucket) == graphs_.end()) {
-    void* const raw = of.has_graphs ? made_->raw_graph(call) : nullptr;
-    graphs_[call.bucket] = DeviceGraph::capture(device_, stream_, [&] {
+// Empty where there is none to be had: the tick launches such a network piece by piece, and what is wrong with it, if anything
+// is, shows there.
+DeviceGraph ThroughHost::graph_of(const DeviceCall& call) {
+  try {
+    void* const raw = made_->limits().has_graphs ? made_->raw_graph(call) : nullptr;
+    return DeviceGraph::capture(device_, stream_, [&] {
       if (raw != nullptr) device_->check(device_->api().add_child(stream_.get(), raw), "graph");
       else made_->enqueue(call, stream_);
     });
+  } catch (const Error&) {
+    return DeviceGraph();
   }
+}
+
+double ThroughHost::enqueue(const DeviceCall& call) {
+  const DeviceLimits& of = made_->limits();
+  const bool has_form = of.has_graphs || of.is_capturable;
+  if (has_form && graphs_.find(call.bucket) == graphs_.end()) graphs_[call.bucket] = graph_of(call);
+  const bool is_graph = has_form && graphs_[call.bucket];
   start_.record(stream_);
   if (is_graph) graphs_[call.bucket].launch(stream_);
   else made_->enqueue(call, stream_);

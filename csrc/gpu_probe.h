@@ -32,6 +32,7 @@ class ThroughHost final : public Denoiser {
   };
   void upload(const Call& call);
   void download(const Call& call);
+  DeviceGraph graph_of(const DeviceCall& call);
   double enqueue(const DeviceCall& call);  // in the form that ticks use; returns its seconds
 
   std::unique_ptr<DeviceDenoiser> made_;

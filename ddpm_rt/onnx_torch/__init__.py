@@ -116,7 +116,7 @@ def networks_of_plan(
                 embed()
         networks.append(
             TorchNetwork(
-                _exactly(lambda x, t, labels, rows, unet=unet: unet()(x=x, t=t, label=labels, rows=rows)),
+                _exactly(lambda x, t, labels, rows, unet=unet: unet()(x=x, t=t, label=labels, rows=rows), precision == "fp32"),
                 shape,
                 at,
                 precision=precision,
@@ -124,25 +124,29 @@ def networks_of_plan(
                 has_labels="label" in described["network"]["inputs"]
                 or "label" in described.get("temb", {}).get("inputs", {}),
                 rows_width=width,
-                embed=_exactly(lambda t, labels: embed()(t=t, label=labels)) if width else None,
+                embed=_exactly(lambda t, labels: embed()(t=t, label=labels), True) if width else None,
             )
         )
     return networks
 
 
-def _exactly(call: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Without TF32, which is not float32, and with algorithms whose results are the same each time."""
+def _exactly(call: Callable[..., torch.Tensor], is_float32: bool) -> Callable[..., torch.Tensor]:
+    """With algorithms whose results are the same each time; where float32 is meant, without TF32, which is not that."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    if is_float32:
+        wanted += [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
 
     @functools.wraps(call)
     def run(*args: Any, **kwargs: Any) -> torch.Tensor:
-        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
         with _settings_lock:
-            before = matmul.allow_tf32
+            before = [(where, name, getattr(where, name)) for where, name, _ in wanted]
             try:
-                matmul.allow_tf32 = False
-                with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
-                    return call(*args, **kwargs)
+                for where, name, value in wanted:
+                    setattr(where, name, value)
+                return call(*args, **kwargs)
             finally:
-                matmul.allow_tf32 = before
+                for where, name, value in before:
+                    setattr(where, name, value)
 
     return run

@@ -102,6 +102,22 @@ void test_graphs_fall_back() {
   }
 }
 
+// Nor where the probe of a batch size is the first to want one.
+void test_probes_fall_back() {
+  for (Form form : {Form::kCaptured, Form::kRaw}) {
+    for (const char* kind : {"fail capture", "fail instantiate"}) {
+      NetworkOptions network;
+      network.form = form;
+      network.any_batch = false;
+      const HostPtr host = on_device(network);
+      emulated::set(kind, 1);
+      expect_well(*host, kind);
+      CHECK(emulated::get(kind) == 0);
+      expect_well(*host, kind);
+    }
+  }
+}
+
 void test_the_network_fails() {
   for (bool any_batch : {true, false}) {
     std::atomic<int> countdown{0};
@@ -219,6 +235,7 @@ int main() {
   test_no_memory_at_admission();
   test_device_calls();
   test_graphs_fall_back();
+  test_probes_fall_back();
   test_the_network_fails();
   test_nan_stays_with_its_image();
   test_nothing_between_the_first_and_the_last_tick();

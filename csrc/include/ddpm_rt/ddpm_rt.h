@@ -130,7 +130,7 @@ typedef struct ddpm_rt_device_denoiser {
   /* Puts the evaluations on call->stream. On an emulated device the stream is idle, and the work must be done on return. */
   const char* (*enqueue)(void* user, const ddpm_rt_device_call* call);
   /* May be null. A cudaGraph_t that does what enqueue does, always over these addresses; it stays the host's, and is copied
-   * into the engine's own graph. */
+   * into the engine's own graph. The engine's stream is idle: the call may be run on another one first. */
   const char* (*capture)(void* user, const ddpm_rt_device_call* call, void** graph);
   /* rows [count, rows_bytes] in device memory for t and label [count] in host memory, in the stream's order. */
   const char* (*embed)(void* user, const float* t, const int64_t* label, size_t count, void* rows, void* stream);
