@@ -66,5 +66,6 @@ PYBIND11_MODULE(_core, m) {
       .def("verify", &ddpm_rt::Plan::verify, py::call_guard<py::gil_scoped_release>());
   m.def("write_plan", &write_plan, py::arg("path"), py::arg("manifest"), py::arg("sections"));
   bind_pieces(m);
+  bind_device_kernels(m);
   bind_engine(m);
 }

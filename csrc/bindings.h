@@ -28,6 +28,7 @@ auto unlocked(F&& f) {
   return f();
 }
 
+void bind_device_kernels(py::module_& m);
 void bind_engine(py::module_& m);
 void bind_pieces(py::module_& m);
 

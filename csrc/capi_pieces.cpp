@@ -10,71 +10,19 @@
 #include "solver.h"
 #include "spec.h"
 #include "step.h"
+#include "capi_step_checks.h"
 
 using ddpm_rt::Code;
 using ddpm_rt::Error;
 using ddpm_rt::expect_given;
 using ddpm_rt::guarded;
+using ddpm_rt::expect_count;
+using ddpm_rt::expect_operands;
+using ddpm_rt::finite_scale;
+using ddpm_rt::read_row;
 using ddpm_rt::StepRow;
 
 namespace {
-
-StepRow read_row(const void* bytes, const char* field) {
-  StepRow row;
-  std::memcpy(&row, bytes, sizeof row);  // callers' bytes need not be aligned
-  const uint32_t unknown = row.flags & ~ddpm_rt::kCpuFlags;
-  if (unknown != 0) {
-    throw Error(Code::kOption, std::string(field) + ".flags: expected flags that have an executor here (mask " +
-                                   std::to_string(ddpm_rt::kCpuFlags) + "), got " + std::to_string(row.flags));
-  }
-  if ((row.flags & ddpm_rt::kThreshold) &&
-      !(row.threshold_p >= 0 && row.threshold_p <= 1 && row.threshold_cap > 0)) {
-    throw Error(Code::kOption, std::string(field) + ".threshold: expected a percentile in [0, 1] and a cap above 0, got " +
-                                   std::to_string(row.threshold_p) + " and " + std::to_string(row.threshold_cap));
-  }
-  return row;
-}
-
-struct Given {
-  const float* eps;
-  const uint64_t* seeds;
-  float *history, *anchor;
-};
-
-// What the row reads is there.
-void expect_operands(const StepRow& row, const Given& given, const ddpm_rt_step_operands& operands) {
-  const auto has = [&](uint32_t flags) { return (row.flags & flags) != 0; };
-  const auto reads = [&](int operand) { return row.wx[operand] != 0 || (has(ddpm_rt::kKeep) && row.wy[operand] != 0); };
-  const bool has_e = !has(ddpm_rt::kNoEval);
-  if (has_e) expect_given(given.eps, "eps");
-  if (has(ddpm_rt::kPush) || reads(ddpm_rt::kH1) || reads(ddpm_rt::kH2) || reads(ddpm_rt::kH3)) {
-    expect_given(given.history, "history");
-  }
-  if (has(ddpm_rt::kKeep) || reads(ddpm_rt::kY)) expect_given(given.anchor, "anchor");
-  if (row.wx[ddpm_rt::kZ] != 0 || has(ddpm_rt::kNorm) || (has(ddpm_rt::kBlend) && row.kz != 0)) {
-    expect_given(given.seeds, "seeds");
-  }
-  if (has_e && has(ddpm_rt::kLearnedVar | ddpm_rt::kLearnedRange)) expect_given(operands.variance, "operands.variance");
-  if (has(ddpm_rt::kGrad) && (row.gm != 0 || (has_e && row.ge != 0))) expect_given(operands.grad, "operands.grad");
-  if (has(ddpm_rt::kBlend)) expect_given(operands.mask, "operands.mask");
-  if (has(ddpm_rt::kBlend) && row.ky != 0) expect_given(operands.known, "operands.known");
-  if (has(ddpm_rt::kVlb)) expect_given(operands.x0_true, "operands.x0_true");
-  if (has(ddpm_rt::kVlb)) expect_given(operands.kl, "operands.kl");
-}
-
-float finite_scale(double scale, const char* field) {
-  const float s = static_cast<float>(scale);
-  if (std::isfinite(s)) return s;
-  throw Error(Code::kOption, std::string(field) + ": expected a finite number, got " + std::to_string(scale));
-}
-
-void expect_count(size_t count, size_t elements) {
-  const size_t most = std::numeric_limits<size_t>::max() / sizeof(float) / 3;
-  if (elements == 0 || (count != 0 && elements > most / count)) {
-    throw Error(Code::kShape, "elements: expected 1 or more that fit memory, got " + std::to_string(count) + " x " +
-                                  std::to_string(elements));
-  }
-}
 
 struct Compiled {
   ddpm_rt::Schedule schedule;

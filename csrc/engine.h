@@ -18,6 +18,7 @@
 
 namespace ddpm_rt {
 
+class Device;
 struct DeviceCandidate;
 struct NetworkSource;
 class Engine;
@@ -29,7 +30,8 @@ std::string guidance_key(const GuidanceOptions& guidance);  // equal where the n
 const Engine& engine_of(const ddpm_rt_engine* handle);      // capi_engine.cpp
 
 std::string section_digest(const Plan& plan, const std::string& section);  // hex
-// JSON object text of "cuda" or "cuda:N"; `library` empty: as installed. Throws Error(kDevice).
+// "cuda" or "cuda:N", and what it is as JSON object text; `library` empty: as installed. Throws Error(kDevice).
+std::shared_ptr<const Device> open_named(const std::string& device, const std::string& library);
 std::string device_info(const std::string& device, const std::string& library);
 
 class Engine {

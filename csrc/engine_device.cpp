@@ -93,13 +93,13 @@ std::string facts_of(const Device& device) {
       .dump();
 }
 
+}  // namespace
+
 DevicePtr open_named(const std::string& device, const std::string& library) {
   const int ordinal = cuda_ordinal(device);
   if (ordinal < 0) refuse("device: expected one of auto, cpu, cuda, cuda:N, got \"" + device + "\"");
   return Device::open(library, ordinal);
 }
-
-}  // namespace
 
 std::string device_info(const std::string& device, const std::string& library) { return facts_of(*open_named(device, library)); }
 

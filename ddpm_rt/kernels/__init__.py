@@ -1,8 +1,11 @@
-"""The fused CPU kernels and the tables they execute, for a sampling loop of your own (examples/own_loop.py).
+"""The fused kernels and the tables they execute, for a sampling loop of your own (examples/own_loop.py).
 
-Arrays are numpy or any DLPack tensor in CPU memory: float32, C-contiguous, [n, ...] with the batch first. Notation: x state,
-e guided network output, eps network output, z noise; guidance is e = u + s (c - u) (Ho & Salimans 2207.12598 eq. 6 with
-s = 1 + w). A row of a table is one network evaluation of one sample: see `ddpm_rt.row.ROW` and kernels/step.h.
+Arrays are numpy or any DLPack tensor, in CPU memory or all on one CUDA device: float32, C-contiguous, [n, ...] with the batch
+first. On a GPU (libddpm_rt_cuda; docs/gpu.md) network outputs may be float16 or bfloat16, and channels-last; work goes to
+`stream` and nothing is waited for, so a call is no part of a CUDA graph that is being captured.
+
+Notation: x state, e guided network output, eps network output, z noise; guidance is e = u + s (c - u) (Ho & Salimans
+2207.12598 eq. 6 with s = 1 + w). A row of a table is one network evaluation of one sample: see `ddpm_rt.row.ROW` and kernels/step.h.
 
 `ddpm_rt.kernels.triton` has the same for torch tensors on a GPU.
 """
@@ -10,7 +13,7 @@ s = 1 + w). A row of a table is one network evaluation of one sample: see `ddpm_
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from ..arrays import float32, integer, like, number, seeds
 from ..errors import OptionError, ShapeError
 from ..row import BLEND, GRAD, KEEP, LEARNED_RANGE, LEARNED_VAR, NO_EVAL, PUSH, ROW, ROW64, VLB
 from ..tables import solver_options
+from . import _device
 
 if TYPE_CHECKING:
     from . import triton as triton
@@ -201,16 +205,18 @@ class State:
 
     `history` [3, n, ...] is a ring, newest at `ring`; `anchor` [n, ...]; `input` [n, ...] is the next network input
     (c_in x of the next row, after each step); `x0` [n, ...] the last prediction of the clean sample; `kl` [n] float64 the
-    last VLB row's term of the variational bound, nats per element.
+    last VLB row's term of the variational bound, nats per element. On the GPU of x they are arrays of its framework; zeros:
+    (shape, dtype's name) -> zeros, for frameworks that are neither torch nor have `__array_namespace__`.
     """
 
-    def __init__(self, x: Any) -> None:
-        shape = float32(x, "x").shape
-        self.history = np.zeros((3, *shape), np.float32)
-        self.anchor = np.zeros(shape, np.float32)
-        self.input = np.zeros(shape, np.float32)
-        self.x0 = np.zeros(shape, np.float32)
-        self.kl = np.zeros(shape[:1], np.float64)
+    def __init__(self, x: Any, zeros: Callable[[Sequence[int], str], Any] | None = None) -> None:
+        if _device.is_on_gpu(x):
+            shape, make = tuple(x.shape), zeros or _device.zeros_beside(x)
+        else:
+            shape, make = float32(x, "x").shape, np.zeros
+        self.history = make((3, *shape), "float32")
+        self.anchor, self.input, self.x0 = (make(shape, "float32") for _ in range(3))
+        self.kl = make(shape[:1], "float64")
         self.ring = 0
 
 
@@ -236,6 +242,8 @@ def step(
     known: Any = None,
     mask: Any = None,
     x0_true: Any = None,
+    stream: int | None = None,
+    cuda_library: str | None = None,
 ) -> Any:
     """Executes `rows[index]`: guidance, x0, clip, update and noise in one pass over memory.
 
@@ -252,6 +260,9 @@ def step(
         grad: the classifier's d log p(y | x) / dx, for GRAD rows.
         known, mask: BLEND rows keep the clean picture `known` where `mask` is 1.
         x0_true: the data, for VLB rows. All of these [n, ...].
+        stream: on a GPU, the CUDA stream to work on, as an integer; None: the current one of torch or CuPy, else the legacy
+            default stream.
+        cuda_library: as of `Engine`.
 
     Returns:
         `out`, or x.
@@ -266,64 +277,87 @@ def step(
     flags = int(table["flags"][index])
     if state is None and flags & (PUSH | KEEP | VLB):
         raise OptionError("state: expected a kernels.State for a table that keeps history or takes VLB, got None")
+    if np.ndim(seeds) == 0:
+        first = integer(seeds, "seeds", 0, 2**64 - 1)
+        keys = np.array([(first + i) % 2**64 for i in range(_count(x))], np.uint64)
+    else:
+        keys = _seeds(seeds)
+    s, s2 = number(scale, "scale"), number(scale2, "scale2")
+    rare = {"eps_guide": eps_guide, "variance": variance, "grad": grad, "known": known, "mask": mask, "x0_true": x0_true}
+    for flag, name in _NEEDED:
+        if flags & flag and not (flags & NO_EVAL and name == "variance") and rare[name] is None:
+            raise OptionError(f"{name}: expected an array for a row with this flag, got None")
+    if _device.is_on_gpu(x):
+        outputs = {"eps": eps, "eps_uncond": eps_uncond, **{k: rare.pop(k) for k in ("eps_guide", "variance", "grad")}}
+        _device.step(
+            x, out, outputs, rare, state, rows=table, index=index, scale=s, scale2=s2, seeds=keys, stream=stream, library=cuda_library
+        )
+    else:
+        _step_on_cpu(x, eps, eps_uncond, rare, state, out, table, index, s, s2, keys)
+    if state is not None and flags & PUSH:
+        state.ring = (state.ring + 2) % 3
+    return x if out is None else out
+
+
+def _count(x: Any) -> int:
+    """Samples of x [n, ...]; 0 for what is no tensor, which is refused where it is read."""
+    shape = getattr(x, "shape", ())
+    return int(shape[0]) if len(shape) > 0 else 0
+
+
+def _step_on_cpu(
+    x: Any, eps: Any, eps_uncond: Any, rare: dict[str, Any], state: State | None, out: Any, table: np.ndarray, index: int, s: float,
+    s2: float, keys: np.ndarray,
+) -> None:  # fmt: skip
     target = float32(x if out is None else out, "x" if out is None else "out", writable=True)
     source = target if out is None else float32(x, "x", target.shape)
     if target.ndim < 2:
         raise ShapeError(f"x: expected [n, ...], got {list(target.shape)}")
     cond = float32(eps, "eps", target.shape)
     uncond = None if eps_uncond is None else float32(eps_uncond, "eps_uncond", target.shape)
-    if np.ndim(seeds) == 0:
-        first = integer(seeds, "seeds", 0, 2**64 - 1)
-        keys = np.array([(first + i) % 2**64 for i in range(len(target))], np.uint64)
-    else:
-        keys = _seeds(seeds)
     if len(keys) != len(target):
         raise ShapeError(f"seeds: expected {len(target)}, got {len(keys)}")
     if state is not None and state.anchor.shape != target.shape:
         raise ShapeError(f"state: expected one made for {list(target.shape)}, got {list(state.anchor.shape)}")
-    s = number(scale, "scale")
-    rare = {"eps_guide": eps_guide, "variance": variance, "grad": grad, "known": known, "mask": mask, "x0_true": x0_true}
     rare = {name: float32(value, name, target.shape) for name, value in rare.items() if value is not None}
-    for flag, name in _NEEDED:
-        if flags & flag and not (flags & NO_EVAL and name == "variance") and name not in rare:
-            raise OptionError(f"{name}: expected an array for a row with this flag, got None")
     for name, array in (("eps", cond), ("eps_uncond", uncond), *rare.items()):
         if array is not None and np.may_share_memory(array, target):
             raise OptionError(f"{name}: expected memory of its own, got some of the output's")
     if source is not target:
         target[...] = source
     rare["guide"] = rare.pop("eps_guide", None)
-    rare["scale2"] = number(scale2, "scale2")
+    rare["scale2"] = s2
     if state is None:
         _core.step(target, cond, uncond, table, index, s, keys, None, 0, None, None, None, **rare)
     else:
         kept = (state.history, state.ring, state.anchor, state.input, state.x0)
         _core.step(target, cond, uncond, table, index, s, keys, *kept, kl=state.kl, **rare)
-        if flags & PUSH:
-            state.ring = (state.ring + 2) % 3
-    return x if out is None else out
 
 
 def cfg_combine(
-    cond: Any, uncond: Any, scale: float | Sequence[float], *, rescale: float = 0.0, out: Any = None
-) -> Any:
-    """Classifier-free guidance by itself: u + s (c - u), [n, ...] float32.
+    cond: Any, uncond: Any, scale: float | Sequence[float], *, rescale: float = 0.0, out: Any = None,
+    stream: int | None = None, cuda_library: str | None = None,
+) -> Any:  # fmt: skip
+    """Classifier-free guidance by itself: u + s (c - u), [n, ...] float32; on a GPU float16 and bfloat16 too.
 
     Args:
         scale: s, one number or one per sample.
         rescale: phi of Lin et al. 2305.08891 section 3.4, 0 to 1: mixes in the result with the standard deviation of `cond`.
         out: receives the result; may be `cond` or `uncond`. None: a new array in the framework of `cond`.
+        stream, cuda_library: as of `step`.
     """
+    values = [number(v, "scale") for v in np.atleast_1d(np.asarray(scale))]
+    phi = number(rescale, "rescale")
+    if not 0 <= phi <= 1:
+        raise OptionError(f"rescale: expected 0 to 1, got {rescale!r}")
+    if _device.is_on_gpu(cond):
+        return _device.cfg_combine(cond, uncond, np.array(values, np.float32), phi, out, stream, cuda_library)
     c = float32(cond, "cond")
     if c.ndim < 2:
         raise ShapeError(f"cond: expected [n, ...], got {list(c.shape)}")
     u = float32(uncond, "uncond", c.shape)
-    values = [number(v, "scale") for v in np.atleast_1d(np.asarray(scale))]
     if len(values) not in (1, len(c)):
         raise ShapeError(f"scale: expected 1 or {len(c)} numbers, got {len(values)}")
-    phi = number(rescale, "rescale")
-    if not 0 <= phi <= 1:
-        raise OptionError(f"rescale: expected 0 to 1, got {rescale!r}")
     scales = np.broadcast_to(np.array(values, np.float32), len(c)).copy()
     target = np.empty_like(c) if out is None else float32(out, "out", c.shape, writable=True)
     _core.cfg_combine(c, u, scales, phi, target)

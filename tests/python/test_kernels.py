@@ -226,7 +226,7 @@ def test_a_tensor_elsewhere_is_a_device_error():
             raise AssertionError("not to be called")
 
         def __dlpack_device__(self):
-            return (2, 0)
+            return (10, 0)  # kDLROCM
 
     with pytest.raises(ddpm_rt.DeviceError, match="CPU"):
         kernels.cfg_combine(Elsewhere(), Elsewhere(), 1.0)

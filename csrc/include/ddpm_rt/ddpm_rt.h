@@ -308,6 +308,41 @@ DDPM_RT_API ddpm_rt_status ddpm_rt_step(float* x, const float* eps, const float*
                                         const ddpm_rt_step_operands* operands, size_t count, size_t elements);
 DDPM_RT_API ddpm_rt_status ddpm_rt_cfg_combine(const float* cond, const float* uncond, const float* scale, double rescale,
                                                size_t count, size_t elements, float* out);
+
+/* The same on a GPU, in the caller's memory and on the caller's stream. Arrays are memory of the device, row, next_row, seeds
+ * and scale are the host's and are read before the call returns. Nothing is waited for; a call cannot be captured into a graph. */
+typedef struct ddpm_rt_device_kernels ddpm_rt_device_kernels;
+typedef struct ddpm_rt_device_step_call {
+  size_t struct_size;
+  float* x;                  /* [count, channels, pixels], the new state and, unless source is given, the old one */
+  const float* source;       /* or null */
+  const void* eps;           /* of eps_type, as eps_uncond and the operands guide, variance and grad are */
+  const void* eps_uncond;    /* or null */
+  int32_t eps_type;          /* 0: float32, 1: float16, 2: bfloat16 */
+  int32_t channels_last;     /* 1: those of eps_type are [count, pixels, channels] */
+  const void* row;           /* 256 bytes */
+  const void* next_row;      /* or null */
+  double scale;
+  const uint64_t* seeds;     /* [count] */
+  float* history;            /* [3, count, channels, pixels] or null; the next four are [count, channels, pixels] or null */
+  uint32_t ring;
+  float* anchor;
+  float* in;
+  float* x0;
+  const ddpm_rt_step_operands* operands; /* or null; its arrays are memory of the device */
+  size_t count, channels, pixels;
+  void* stream;              /* 1 is the legacy default stream, as in CUDA; null is refused */
+} ddpm_rt_device_step_call;
+DDPM_RT_API void ddpm_rt_device_step_call_init(ddpm_rt_device_step_call* call, size_t struct_size);
+/* device: "cuda" or "cuda:N"; cuda_library: null for the one beside this library. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_device_kernels_open(const char* device, const char* cuda_library,
+                                                       ddpm_rt_device_kernels** kernels);
+DDPM_RT_API void ddpm_rt_device_kernels_release(ddpm_rt_device_kernels* kernels); /* waits for its packets; null is fine */
+DDPM_RT_API ddpm_rt_status ddpm_rt_device_step(ddpm_rt_device_kernels* kernels, const ddpm_rt_device_step_call* call);
+/* cond, uncond and out [count, elements] of `type`, as eps_type; scale: [count] of the host. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_device_cfg_combine(ddpm_rt_device_kernels* kernels, const void* cond, const void* uncond,
+                                                      const float* scale, double rescale, int32_t type, size_t count,
+                                                      size_t elements, void* out, void* stream);
 /* alpha_bar of a named schedule ("linear", "scaled_linear", "cosine", "sigmoid"): T entries. */
 DDPM_RT_API ddpm_rt_status ddpm_rt_alpha_bar(const char* schedule, size_t T, double* alpha_bar);
 
