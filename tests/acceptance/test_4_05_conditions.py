@@ -150,14 +150,19 @@ def test_an_image_has_the_same_bits_alone_and_among_strangers(engine):
     assert (np.asarray(engine.sample(1, cond=one, seed=5, scale=2, output="float"))[0] == alone[2][3]).all()
 
 
-def test_a_text_to_image_network_of_diffusers(tmp_path):
-    """Two lengths in one batch, guided, equal to diffusers' own pipeline step by step."""
+SMALL = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}  # attends in the middle
+SD = {"block_out_channels": (16, 32), "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+      "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}  # fmt: skip
+
+
+@pytest.mark.parametrize("blocks", [SMALL, pytest.param(SD, marks=pytest.mark.slow)], ids=["small", "as Stable Diffusion 1.5"])
+def test_a_text_to_image_network_of_diffusers(blocks, tmp_path):
+    """Two lengths in one batch, guided, equal to diffusers' own scheduler and network row by row."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, cross_attention_dim=12,
-        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    ).eval()  # fmt: skip
+        sample_size=8, layers_per_block=1, norm_num_groups=4, cross_attention_dim=12, attention_head_dim=4, **blocks
+    ).eval()
     for p in unet.parameters():
         torch.nn.init.normal_(p, std=0.05 if p.ndim > 1 else 0.2)
     unet.save_pretrained(tmp_path / "p" / "unet")
