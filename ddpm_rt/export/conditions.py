@@ -45,13 +45,24 @@ def checked(given: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str
     return found
 
 
+def inputs_of(conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Role -> shape behind the batch, of each condition and of its mask behind it."""
+    found = {}
+    for name, c in conditions.items():
+        length = [] if c["max_length"] is None else [c["max_length"]]
+        found[name] = [*length, *c["shape"]]
+        if c["mask"]:
+            found[f"{name}_mask"] = length
+    return found
+
+
 def examples(conditions: Mapping[str, Mapping[str, Any]], count: int) -> dict[str, np.ndarray]:
     """Unit noise for each, float32 [count, (max_length,) *shape]; masks [count, max_length] of different lengths."""
     rng, found = np.random.default_rng(1), {}
-    for name, c in conditions.items():
-        length = [] if c["max_length"] is None else [c["max_length"]]
-        found[name] = rng.standard_normal((count, *length, *c["shape"])).astype(np.float32)
-        if c["mask"]:
-            ends = np.linspace(1, c["max_length"], count).round()
-            found[f"{name}_mask"] = (np.arange(c["max_length"]) < ends[:, None]).astype(np.float32)
+    for role, shape in inputs_of(conditions).items():
+        if role in conditions:
+            found[role] = rng.standard_normal((count, *shape)).astype(np.float32)
+        else:
+            ends = np.linspace(1, shape[0], count).round()
+            found[role] = (np.arange(shape[0]) < ends[:, None]).astype(np.float32)
     return found

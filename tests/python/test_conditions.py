@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "tests" / "cuda_emulation"))
 import emulated
 
 import ddpm_rt
+import ddpm_rt.export
 from ddpm_rt import _core
 
 onnx = pytest.importorskip("onnx")
@@ -174,3 +175,22 @@ def test_inspect_and_the_command_line(tmp_path, run):
         assert done.returncode == 2 and what in done.stderr
     done = run("sample", plan, "--cond", f"shift={tmp_path / 's.npy'}", "-o", tmp_path / "a.npz")
     assert done.returncode != 0 and "cond: expected shift, text; got no text" in done.stderr
+
+
+def test_a_card_gives_an_onnx_file_conditions(tmp_path):
+    (tmp_path / "net.onnx").write_bytes(graph(2, True).replace(b"text_mask", b"who_count"))  # any name of a tensor
+    card = {
+        "inputs": {"x": "x", "t": "t", "label": "label", "shift": "shift", "text": "text", "text_mask": "who_count"}, "outputs": {"eps": "eps"},
+        "sample": {"shape": [N]}, "schedule": {"alpha_bar": AB.tolist()}, "prediction": "eps", "num_classes": 2,
+        "conditions": {"text": {"shape": [N], "max_length": LENGTH, "mask": True}, "shift": {"shape": [N]}},
+    }  # fmt: skip
+    ddpm_rt.export.export_onnx(tmp_path / "net.onnx", card, tmp_path / "a.plan", defaults={"steps": 1})
+    with opened(tmp_path / "a.plan") as engine:
+        assert np.allclose(eps_of(engine, cond={"shift": ones(N), "text": ones(2, N)}, labels=1, scale=1), 103)
+    for change, what in (
+        ({"text": {"shape": [N], "max_length": LENGTH + 1, "mask": True}, "shift": {"shape": [N]}}, "conditions: expected the shape"),
+        ({"text": {"shape": [N]}}, "inputs: expected x, t, label, text -> "),
+        ({"text": {"shape": "long"}}, "card: "),
+    ):
+        with pytest.raises(ddpm_rt.PlanError, match=what):
+            ddpm_rt.export.export_onnx(tmp_path / "net.onnx", card | {"conditions": change}, tmp_path / "b.plan")
