@@ -11,8 +11,6 @@ namespace {
 
 [[noreturn]] void refuse(Code code, const std::string& message) { throw Error(code, message); }
 
-void init_condition(ddpm_rt_condition* condition, size_t struct_size) { ddpm_rt_condition_init(condition, struct_size); }
-
 std::string names_of(const std::vector<ConditionSpec>& conditions) {
   std::string list;
   for (const ConditionSpec& c : conditions) list += (list.empty() ? "" : ", ") + c.name;
@@ -32,7 +30,7 @@ std::vector<ddpm_rt_condition> by_name(const ddpm_rt_condition* const* given, si
   if (count > 0 && given == nullptr) refuse(Code::kOption, field + ": expected a pointer, got null");
   for (size_t i = 0; i < count; ++i) {
     if (given[i] == nullptr) refuse(Code::kOption, field + ": expected pointers, got null at index " + std::to_string(i));
-    const ddpm_rt_condition read = read_struct(given[i], field.c_str(), &init_condition);
+    const ddpm_rt_condition read = read_struct(given[i], field.c_str(), &ddpm_rt_condition_init);
     const std::string name = read.name != nullptr ? read.name : "";
     const auto at = std::find_if(known.begin(), known.end(), [&](const ConditionSpec& c) { return c.name == name; });
     if (at == known.end()) refuse(Code::kOption, field + ": expected names among " + names_of(known) + "; got \"" + name + "\"");
@@ -146,8 +144,7 @@ void Engine::set_conditions(const ddpm_rt_sample_options& options, RequestSpec* 
       refuse(Code::kOption, "negative: expected " + c.name + " where scale is not 1, got none: this plan says nothing of what means no " +
                                 c.name);
     } else if (negative[i].name != nullptr) {
-      const Reader checked(c, negative[i], "negative", request->n);
-      static_cast<void>(checked);
+      Reader(c, negative[i], "negative", request->n);  // unused here, but checked
     }
     k += 1 + size_t{c.has_mask};
   }

@@ -219,6 +219,7 @@ GOOD = {k: v[0] for k, v in conditions(1).items()}
         (GOOD | {"colour": GOOD["style"]}, "OptionError", "'colour'"),
         ([GOOD], "OptionError", "cond: expected a mapping"),
         (GOOD | {"style": GOOD["style"].astype(np.float64)}, "ShapeError", r"cond\.style: expected float32"),
+        (GOOD | {"style": torch.zeros(3, dtype=torch.bfloat16)}, "ShapeError", r"cond\.style: .* got torch.bfloat16"),
         (GOOD | {"style": "red"}, "ShapeError", r"cond\.style"),
         (GOOD | {"style": GOOD["style"][:2]}, "ShapeError", r"cond\.style: expected float32 \[3\]"),
         (GOOD | {"style": np.zeros((3, 3), np.float32)}, "ShapeError", r"cond\.style: expected 1 array or 2"),
