@@ -58,6 +58,8 @@ void SampleCall::read(const std::string& name, const py::handle& value) {
   if (name == "labels") options.labels = copied<int64_t>(value), is_known_ = true;
   if (name == "negative") options.negative = copied<int64_t>(value), is_known_ = true;
   if (name == "seeds") options.seeds = copied<uint64_t>(value), is_known_ = true;
+  if (name == "conditions") read_conditions(value, &options.conditions), is_known_ = true;
+  if (name == "negative_conditions") read_conditions(value, &options.negative_conditions), is_known_ = true;
   if (name == "rows") {
     table_ = py::cast<std::string>(value);
     options.rows = table_.data();
@@ -65,4 +67,19 @@ void SampleCall::read(const std::string& name, const py::handle& value) {
     is_known_ = true;
   }
   if (!is_known_) throw ddpm_rt::Exception(DDPM_RT_INTERNAL_ERROR, name + ": expected an option that the extension reads");
+}
+
+// A list of (name, values of all arrays side by side, their count, their lengths).
+void SampleCall::read_conditions(const py::handle& value, std::vector<const ddpm_rt_condition*>* to) {
+  for (const auto& [name, array, count, lengths] :
+       py::cast<std::vector<std::tuple<std::string, FloatArray, size_t, std::vector<int64_t>>>>(value)) {
+    Condition& kept = conditions_.emplace_back(Condition{name, array, lengths, {}});
+    ddpm_rt_condition_init(&kept.value, sizeof kept.value);
+    kept.value.name = kept.name.c_str();
+    kept.value.data = array.data();
+    kept.value.elements = static_cast<size_t>(array.size());
+    kept.value.count = count;
+    kept.value.lengths = kept.lengths.empty() ? nullptr : kept.lengths.data();
+    to->push_back(&kept.value);
+  }
 }

@@ -51,6 +51,12 @@ void ddpm_rt_device_denoiser_init(ddpm_rt_device_denoiser* denoiser, size_t stru
   ddpm_rt::write_struct(full, denoiser, struct_size);
 }
 
+void ddpm_rt_condition_init(ddpm_rt_condition* condition, size_t struct_size) {
+  ddpm_rt_condition full{};
+  full.count = 1;
+  ddpm_rt::write_struct(full, condition, struct_size);
+}
+
 void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_size) {
   ddpm_rt_sample_options full{};
   full.n = 1;

@@ -34,6 +34,13 @@ struct Limits {
   int max_bucket = 64;
 };
 
+// One input of ModelSpec::condition_inputs(): [capacity, elements].
+struct ConditionBuffer {
+  float* data;
+  size_t elements;
+  bool is_mask;
+};
+
 // Packed evaluations of one tick. capacity rows each; row-major; owned by the lane, 64-byte aligned, address-stable.
 struct Evaluations {
   size_t capacity = 0;
@@ -42,6 +49,7 @@ struct Evaluations {
   int64_t* label = nullptr;        // [capacity], null label = num_classes
   float* rows = nullptr;           // [capacity, rows_width]
   float* out = nullptr;            // [capacity, out_elements]
+  std::vector<ConditionBuffer> conditions;
 };
 
 // bucket: rows of the compiled variant. streams: how many such calls run side by side, each on threads/streams threads.

@@ -56,6 +56,16 @@ std::string user_cache() {
 #endif
 }
 
+nlohmann::json conditions_json(const std::vector<ConditionSpec>& conditions) {
+  nlohmann::json json = nlohmann::json::object();
+  for (const ConditionSpec& c : conditions) {
+    nlohmann::json& to = json[c.name] = {{"shape", c.shape}, {"max_length", nullptr}, {"mask", c.has_mask}, {"role", c.role}, {"null", nullptr}};
+    if (c.max_length > 0) to["max_length"] = c.max_length;
+    if (c.null != ConditionSpec::Null::kNone) to["null"] = c.null == ConditionSpec::Null::kZero ? "zero" : "same";
+  }
+  return json;
+}
+
 using Maker = std::unique_ptr<Denoiser> (*)(const ModelSpec&, const Plan&, const BackendOptions&);
 
 }  // namespace
@@ -246,6 +256,7 @@ std::string Engine::info() const {
   json["prediction"] = spec_.prediction.type;
   json["variance"] = spec_.prediction.variance;
   json["classifier"] = spec_.has_classifier;
+  json["conditions"] = conditions_json(spec_.conditions);
   const Level least = level_at(spec_.schedule, last_time(spec_.schedule)), most = level_at(spec_.schedule, first_time(spec_.schedule));
   json["schedule"] = {{"kind", spec_.schedule.kind},
                       {"T", spec_.schedule.T()},

@@ -72,6 +72,7 @@ class Engine {
   std::vector<int64_t> labels_of(const int64_t* given, size_t count, const char* field, const RequestSpec& request) const;
   void set_start(const ddpm_rt_sample_options& options, RequestSpec* request) const;
   void set_scale(const ddpm_rt_sample_options& options, RequestSpec* request) const;
+  void set_conditions(const ddpm_rt_sample_options& options, RequestSpec* request) const;  // needs n, guide, scale, table
   void set_guide(const ddpm_rt_sample_options& options, RequestSpec* request) const;  // engine_guidance.cpp
   void set_output(const ddpm_rt_sample_options& options, void* out, size_t out_bytes, RequestSpec* request) const;
   std::string fingerprint(const std::string& report) const;

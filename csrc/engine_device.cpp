@@ -111,7 +111,13 @@ void Engine::open_device(const ddpm_rt_engine_options& options) {
            std::to_string(options.device_denoiser_count));
   }
   if (device == "cpu") return;
+  const bool has_conditions = !spec_.conditions.empty();
+  if (has_conditions && (device != "auto" || wants_native(options))) {
+    throw Error(Code::kDevice, "device: expected cpu for a plan with conditions beside the label, got " + device +
+                                   ": the loop on a GPU does not carry them yet");
+  }
   if (device == "auto") {
+    if (has_conditions) return;
     const bool is_asked = wants_native(options);
     if (options.device_denoiser_count == 0 && native_.empty() && !is_asked) return;  // nothing here would run on a GPU: do not ask for one
     try {

@@ -1,4 +1,5 @@
 // Guidance of a call: the numbers that go into its table, and the network that takes the null label's place.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -17,6 +18,12 @@ bool same_levels(const ModelSpec& a, const ModelSpec& b) {
                              p.sigma_min == q.sigma_min && p.sigma_max == q.sigma_max && p.sigma_data == q.sigma_data;
   return same_schedule && a.prediction.type == b.prediction.type && a.prediction.time == b.prediction.time &&
          a.prediction.time_scale == b.prediction.time_scale;
+}
+
+bool same_inputs(const ModelSpec& a, const ModelSpec& b) {
+  const auto p = a.condition_inputs(), q = b.condition_inputs();
+  return std::equal(p.begin(), p.end(), q.begin(), q.end(),
+                    [](const ConditionInput& c, const ConditionInput& d) { return c.role == d.role && c.row == d.row; });
 }
 
 }  // namespace
@@ -58,6 +65,9 @@ void Engine::set_guide(const ddpm_rt_sample_options& options, RequestSpec* reque
   const ModelSpec& g = guide.spec_;
   if (g.shape != spec_.shape) refuse("guide: expected an engine whose samples have this engine's shape, got another");
   if (!same_levels(g, spec_)) refuse("guide: expected an engine of this schedule, prediction and network time, got another");
+  if (!g.conditions.empty() && !same_inputs(g, spec_)) {
+    refuse("guide: expected an engine without conditions or with this engine's, got others");
+  }
   if (g.num_classes != 0 && g.num_classes != spec_.num_classes) {
     refuse("guide: expected an engine without classes or with " + std::to_string(spec_.num_classes) + ", got " +
            std::to_string(g.num_classes));

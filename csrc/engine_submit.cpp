@@ -201,7 +201,7 @@ void Engine::set_start(const ddpm_rt_sample_options& options, RequestSpec* reque
 }
 
 void Engine::set_scale(const ddpm_rt_sample_options& options, RequestSpec* request) const {
-  const bool is_guided = spec_.num_classes > 0 || request->guide != nullptr;
+  const bool is_guided = spec_.num_classes > 0 || !spec_.conditions.empty() || request->guide != nullptr;
   const double scale = std::isnan(options.scale) ? (is_guided ? spec_.default_scale : 1.0) : options.scale;
   if (!(std::fabs(scale) <= std::numeric_limits<float>::max())) {
     refuse(Code::kOption, "scale: expected a finite number, got " + number(scale));
@@ -224,6 +224,7 @@ std::shared_ptr<Request> Engine::submit(const ddpm_rt_sample_options& options, v
   set_scale(options, &request);
   request.table = table_for(options);
   const std::string& rule = request.table->uint8_rule;
+  set_conditions(options, &request);
   request.truncate = rule.empty() ? spec_.truncate_uint8 : rule == "truncate";
 
   const size_t n = static_cast<size_t>(options.n);
@@ -243,7 +244,7 @@ std::shared_ptr<Request> Engine::submit(const ddpm_rt_sample_options& options, v
   request.callback = options.callback;
   request.callback_user = options.callback_user;
 
-  bool any_label = false;
+  bool any_label = request.conditions.is_given();
   for (int64_t label : request.labels) any_label = any_label || label != spec_.num_classes;
   for (const StepRow& row : request.table->rows) {
     const Evaluated e = evaluated(row, request.scale, any_label || request.guide != nullptr);

@@ -6,7 +6,7 @@
 namespace ddpm_rt {
 void Lane::place(Slot* slot) {
   const bool is_guided = slot->uncond_network != &own_;
-  const bool is_conditional = is_guided || (spec_.num_classes > 0 && slot->label != spec_.num_classes);
+  const bool is_conditional = is_guided || !spec_.conditions.empty() || (spec_.num_classes > 0 && slot->label != spec_.num_classes);
   const Evaluated need = evaluated(*slot->row, slot->scale, is_conditional);
   const auto next = [](LaneNetwork& n) { return Place{&n, n.m++}; };
   slot->cond = need.cond ? next(own_) : Place{};
@@ -27,6 +27,11 @@ void Lane::finish_packing() {
       e.label[place->at] = label;
       n.owners[static_cast<size_t>(place->at)] = slot.request.get();
       n.runner.embed(static_cast<size_t>(place->at), label, slot.row, slot.end);
+      if (n.spec.conditions.empty()) continue;
+      const bool keeps = place == &slot.cond || is_guided;
+      const RequestSpec& request = slot.request->spec();
+      n.runner.set_conditions(static_cast<size_t>(place->at), keeps ? request.conditions : request.null_conditions,
+                              static_cast<size_t>(slot.image));
     }
   }
   for_each_network([](LaneNetwork& n) {

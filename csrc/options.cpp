@@ -66,8 +66,10 @@ const std::vector<OptionInfo>& option_table() {
       {"threshold", "", "pair", "(p, cap), 0 < p <= 1, cap >= 1", "None", "sample",
        "dynamic thresholding (2205.11487 section 2.3): x0 is clamped to its p-quantile, kept in [1, cap], and divided by it; None: "
        "the plan's, else static clip"},
-      {"negative", "", "array", "classes or class names; one, or n of them", "None", "sample",
-       "what takes the null label's place in guidance; None: the null label"},
+      {"cond", "", "mapping", "condition names and float32 arrays, one for all or n of them", "None", "sample",
+       "the plan's conditions beside the label (docs/conditions.md): texts, small images, vectors; None: of a plan without"},
+      {"negative", "", "array", "classes or class names, one or n of them; or a mapping as cond", "None", "sample",
+       "what takes the null label's place in guidance, or that of the conditions' null values; None: those themselves"},
       {"guide", "", "engine", "an engine of the same shape, schedule and prediction", "None", "sample",
        "autoguidance (2406.02507): e = g + scale (c - g), g of this engine's network; None: the plan's own null label"},
       {"classifier_scale", "", "float", "finite", "None", "sample",

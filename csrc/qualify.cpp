@@ -28,6 +28,20 @@ void set_row(Denoiser& denoiser, const Evaluations& e, const Limits& limits, siz
   if (limits.rows_width > 0) denoiser.embed(&t, &label, 1, e.rows + row * limits.rows_width);
 }
 
+// Unit noise; the first half of a sequence counts in a fixed row, all of it in others.
+void set_probe_conditions(const Evaluations& e, size_t row, uint64_t seed, bool fixed) {
+  for (size_t k = 0; k < e.conditions.size(); ++k) {
+    const size_t n = e.conditions[k].elements;
+    float* to = e.conditions[k].data + row * n;
+    if (e.conditions[k].is_mask) {
+      std::fill(to, to + n, 1.0f);
+      if (fixed) std::fill(to + (n + 1) / 2, to + n, 0.0f);
+    } else {
+      fill_normals(seed, static_cast<uint32_t>(k) + 1, kStreamInit, 0, n, to);
+    }
+  }
+}
+
 }  // namespace
 
 SavedInputs::SavedInputs(const Evaluations& e, const Limits& limits, size_t rows)
@@ -39,6 +53,7 @@ SavedInputs::SavedInputs(const Evaluations& e, const Limits& limits, size_t rows
       t_copy_(e.t, e.t + rows),
       label_copy_(e.label, e.label + rows) {
   if (width_ > 0) rows_copy_.assign(e.rows, e.rows + rows * width_);
+  for (const ConditionBuffer& c : e.conditions) condition_copies_.emplace_back(c.data, c.data + rows * c.elements);
 }
 
 SavedInputs::~SavedInputs() {
@@ -46,6 +61,9 @@ SavedInputs::~SavedInputs() {
   std::memcpy(to_.t, t_copy_.data(), rows_ * sizeof(float));
   std::memcpy(to_.label, label_copy_.data(), rows_ * sizeof(int64_t));
   if (width_ > 0) std::memcpy(to_.rows, rows_copy_.data(), rows_ * width_ * sizeof(float));
+  for (size_t k = 0; k < condition_copies_.size(); ++k) {
+    std::copy(condition_copies_[k].begin(), condition_copies_[k].end(), to_.conditions[k].data);
+  }
 }
 
 Probe run_probe(Denoiser& denoiser, const Evaluations& e, const ModelSpec& spec, Variant v) {
@@ -59,7 +77,9 @@ Probe run_probe(Denoiser& denoiser, const Evaluations& e, const ModelSpec& spec,
   for (int row = 0; row < rows; ++row) {
     const bool fixed = is_fixed(row);
     const size_t r = static_cast<size_t>(row);
-    fill_normals(kProbeSeed + (fixed ? 0 : r), 0, kStreamInit, 0, N, e.x + r * N);
+    const uint64_t seed = kProbeSeed + (fixed ? 0 : r);
+    fill_normals(seed, 0, kStreamInit, 0, N, e.x + r * N);
+    set_probe_conditions(e, r, seed, fixed);
     const int index = fixed ? T / 2 : (row * 37) % T;
     const int64_t label = fixed || spec.num_classes == 0 ? 0 : row % (spec.num_classes + 1);
     const double at = spec.schedule.is_discrete() ? index : least + (most - least) * (index + 0.5) / T;
@@ -83,11 +103,12 @@ SelfTestCase read_self_test(const ModelSpec& spec, const Plan& plan, const Limit
   SelfTestCase test;
   test.in = limits.in_elements;
   test.out = limits.out_elements;
+  for (const ConditionInput& input : spec.condition_inputs()) test.conditions += input.elements();
   const auto tolerance = spec.self_test.tolerance.find(precision);
   if (tolerance != spec.self_test.tolerance.end()) test.tolerance = tolerance->second;
   if (spec.self_test.section.empty() || spec.self_test.count <= 0) return test;
   const std::vector<uint8_t> bytes = plan.read(spec.self_test.section);
-  const size_t row = (test.in + 2 + test.out) * sizeof(float);
+  const size_t row = (test.in + 2 + test.conditions + test.out) * sizeof(float);
   const size_t count = static_cast<size_t>(spec.self_test.count);
   if (bytes.size() % row != 0 || bytes.size() / row != count) {
     throw Error(Code::kPlan, "section " + spec.self_test.section + ": expected " + std::to_string(count) + " cases of " +
@@ -101,7 +122,7 @@ SelfTestCase read_self_test(const ModelSpec& spec, const Plan& plan, const Limit
 
 double run_self_test(Denoiser& denoiser, const Evaluations& e, const SelfTestCase& test, Variant v) {
   const Limits& limits = denoiser.limits();
-  const size_t stride = test.in + 2 + test.out;
+  const size_t behind = test.in + 2, stride = behind + test.conditions + test.out;
   const size_t width = std::min(static_cast<size_t>(v.bucket), e.capacity);
   const SavedInputs saved(e, limits, width);
   double difference = 0, greatest = 0;
@@ -111,11 +132,16 @@ double run_self_test(Denoiser& denoiser, const Evaluations& e, const SelfTestCas
       const float* from = test.data.data() + (done + r) * stride;
       std::memcpy(e.x + r * test.in, from, test.in * sizeof(float));
       set_row(denoiser, e, limits, r, from[test.in], static_cast<int64_t>(from[test.in + 1]));
+      from += behind;
+      for (const ConditionBuffer& c : e.conditions) {
+        std::memcpy(c.data + r * c.elements, from, c.elements * sizeof(float));
+        from += c.elements;
+      }
     }
     const Call call{v.bucket, v.streams, 0, static_cast<int>(rows)};
     denoiser.run(&call, 1);
     for (size_t r = 0; r < rows; ++r) {
-      const float* expected = test.data.data() + (done + r) * stride + test.in + 2;
+      const float* expected = test.data.data() + (done + r) * stride + behind + test.conditions;
       for (size_t i = 0; i < test.out; ++i) {
         const double d = std::fabs(static_cast<double>(e.out[r * test.out + i]) - expected[i]);
         if (!(d <= std::numeric_limits<double>::max())) return std::numeric_limits<double>::infinity();

@@ -24,6 +24,7 @@ class SavedInputs {
   Evaluations to_;
   size_t x_, width_, rows_;
   std::vector<float> x_copy_, t_copy_, rows_copy_;
+  std::vector<std::vector<float>> condition_copies_;
   std::vector<int64_t> label_copy_;
 };
 
@@ -37,8 +38,8 @@ Probe run_probe(Denoiser& denoiser, const Evaluations& evaluations, const ModelS
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b);
 
 struct SelfTestCase {
-  size_t count = 0, in = 0, out = 0;
-  std::vector<float> data;  // count x [x (in) | t | label | expected (out)]
+  size_t count = 0, in = 0, conditions = 0, out = 0;
+  std::vector<float> data;  // count x [x (in) | t | label | conditions | expected (out)]
   double tolerance = 0;     // max |difference| / max |expected|; 0: none stated for this precision
 };
 // Empty (count 0) where the plan has none. Throws Error(kPlan).

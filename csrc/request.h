@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "conditions.h"
 #include "ddpm_rt/ddpm_rt.h"
 #include "error.h"
 #include "solver.h"
@@ -40,6 +41,7 @@ struct RequestSpec {
   int64_t null_label = 0;
   std::vector<int64_t> labels;   // [n], null_label is unconditional
   std::vector<int64_t> negative; // [n] or empty: labels in the null label's place
+  ConditionRows conditions, null_conditions;  // of a plan with conditions; null_conditions where an evaluation needs them
   std::shared_ptr<const NetworkSource> guide;  // null: the own network guides
   std::vector<uint64_t> seeds;   // [n]
   std::vector<float> start;      // [n, elements] or empty: latents, or the first state

@@ -40,6 +40,9 @@ void Runner::allocate(const Limits& limits) {
   const size_t x = take(capacity * limits.in_elements, sizeof(float)), t = take(capacity, sizeof(float));
   const size_t label = take(capacity, sizeof(int64_t)), rows = take(capacity * limits.rows_width, sizeof(float));
   const size_t out = take(capacity * limits.out_elements, sizeof(float));
+  const std::vector<ConditionInput> inputs = spec_.condition_inputs();
+  std::vector<size_t> starts;
+  for (const ConditionInput& input : inputs) starts.push_back(take(capacity * input.elements(), sizeof(float)));
   memory_.reset(static_cast<char*>(::operator new[](bytes, std::align_val_t{kAlign})));
   std::memset(memory_.get(), 0, bytes);
   evaluations_.capacity = capacity;
@@ -49,6 +52,11 @@ void Runner::allocate(const Limits& limits) {
   evaluations_.rows = limits.rows_width > 0 ? reinterpret_cast<float*>(memory_.get() + rows) : nullptr;
   evaluations_.out = reinterpret_cast<float*>(memory_.get() + out);
   std::fill_n(evaluations_.label, capacity, spec_.num_classes);
+  for (size_t k = 0; k < inputs.size(); ++k) {
+    evaluations_.conditions.push_back({reinterpret_cast<float*>(memory_.get() + starts[k]), inputs[k].elements(), inputs[k].is_mask});
+  }
+  conditions_ = std::make_unique<PlacedConditions>(capacity);
+  conditions_->zero(evaluations_, 0, capacity);
 }
 
 void Runner::adopt_candidate() {
@@ -97,6 +105,7 @@ void Runner::zero_padding(int first, int last) {
   std::fill(evaluations_.t + a, evaluations_.t + b, 0.0f);
   std::fill(evaluations_.label + a, evaluations_.label + b, spec_.num_classes);
   embeddings_->zero(evaluations_, a, b);
+  conditions_->zero(evaluations_, a, b);
 }
 
 const std::vector<Phase>& Runner::phases(int m) {

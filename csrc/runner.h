@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "conditions.h"
 #include "denoiser.h"
 #include "embedding_cache.h"
 #include "error.h"
@@ -59,6 +60,7 @@ class Runner {
   double phase_seconds(const Phase& phase) const { return costs_.seconds(phase.variant); }
   void count_tick(int m) { ticks_seen_[static_cast<size_t>(m)] += 1; }
   void embed(size_t e, int64_t label, const StepRow* row, const StepRow* end);
+  void set_conditions(size_t e, const ConditionRows& rows, size_t image) { conditions_->put(evaluations_, e, rows, image); }
   void zero_padding(int first, int last);
 
   struct Failure {
@@ -110,6 +112,7 @@ class Runner {
   std::unique_ptr<char[], AlignedDelete> memory_;
   Evaluations evaluations_;
   std::unique_ptr<EmbeddingCache> embeddings_;
+  std::unique_ptr<PlacedConditions> conditions_;
 
   SelfTestCase self_test_;
   double self_test_error_ = -1;         // not run yet

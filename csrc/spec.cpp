@@ -52,9 +52,6 @@ void parse_sample(const Field& sample, ModelSpec* spec) {
 void parse_classes(const Field& root, const Sections& sections, ModelSpec* spec) {
   const Field conditions = root["conditions"], names = root["class_names"], count = root["num_classes"];
   if (conditions.is_present()) {
-    for (const auto& item : conditions.object().items()) {
-      if (item.key() != "label") conditions[item.key()].refuse("label as the only condition", "\"" + item.key() + "\"");
-    }
     const Field label = conditions["label"];
     if (label.is_present()) {
       if (label["dtype"].is_present()) label["dtype"].one_of({"int64"});
@@ -134,7 +131,7 @@ void parse_defaults(const Field& root, const Sections& sections, ModelSpec* spec
     parse_guidance(defaults, &to.guidance);
     parse_clip_range(defaults["clip_range"], &to);
     if (defaults["scale"].is_present()) spec->default_scale = defaults["scale"].real();
-    if (spec->num_classes == 0 && spec->default_scale != 1) {
+    if (spec->num_classes == 0 && spec->conditions.empty() && spec->default_scale != 1) {
       defaults["scale"].refuse("1 without conditions: there is nothing to guide");
     }
   }
@@ -158,6 +155,7 @@ ModelSpec parse(const std::string& text, const Sections& sections, const std::ve
     if (root["name"].is_present()) spec.name = root["name"].text();
     parse_sample(root["sample"], &spec);
     parse_classes(root, sections, &spec);
+    parse_conditions(root["conditions"], sections, &spec);
     parse_prediction(root, sections.exist, &spec.prediction);
     if (root["classifier"].is_present()) spec.has_classifier = root["classifier"].boolean();
     if (spec.has_classifier && spec.num_classes == 0) root["classifier"].refuse("false in a model without classes");

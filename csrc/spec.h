@@ -28,8 +28,30 @@ struct NetworkSpec {
   size_t rows_width = 0;  // kind onnx with a "rows" input: elements per row of `temb`'s output
 };
 
-// Inputs and expected outputs stored at export: float32, count x [x (N) | t (1) | label (1) | expected (N)], label
-// num_classes is the null label. An output passes where max|difference| <= tolerance[precision] * max|expected|.
+// A tensor of a request beside its label: float32 [*shape], or of a sequence [L, *shape] with L of 1 to max_length.
+struct ConditionSpec {
+  enum class Null { kNone, kZero, kSame };  // what stands for no condition: nothing does, zeros, or what the request gives
+
+  std::string name, role;              // text | vector | map
+  std::vector<int64_t> shape;
+  int64_t max_length = 0;              // 0: no sequence
+  bool has_mask = false;               // a sequence may be shorter: the network reads NAME_mask too, 1 for entries that count
+  Null null = Null::kZero;
+
+  size_t entry_elements() const;       // product of shape
+};
+
+// A condition, or its mask, as the network reads it: [B, *row].
+struct ConditionInput {
+  std::string role;                    // the condition's name, or NAME_mask
+  std::vector<int64_t> row;
+  bool is_mask;
+
+  size_t elements() const;
+};
+
+// Inputs and expected outputs stored at export: float32, count x [x (N) | t (1) | label (1) | conditions | expected (N)], label
+// num_classes is the null label, conditions as condition_inputs() has them. An output passes where max|difference| <= tolerance[precision] * max|expected|.
 struct SelfTest {
   std::string section;                 // empty: the plan has none
   int64_t count = 0;
@@ -44,6 +66,7 @@ struct ModelSpec {
   Schedule schedule;
   Prediction prediction;
   int64_t num_classes = 0;             // 0: unconditional. The null label is num_classes.
+  std::vector<ConditionSpec> conditions;  // by name
   bool has_classifier = false;         // the output ends in d log p(label | x) / dx
   std::vector<std::string> class_names;
   SolverOptions defaults;              // as the manifest has them
@@ -56,6 +79,7 @@ struct ModelSpec {
   std::string name;                    // of the model, for messages
 
   size_t elements() const;             // product of shape
+  std::vector<ConditionInput> condition_inputs() const;  // by name, each mask behind its sequence
   // Of one evaluation: [prediction | learned variance | classifier's gradient], elements() each, what there is of them.
   size_t output_elements() const { return elements() * (1 + (prediction.variance != "fixed") + has_classifier); }
 };

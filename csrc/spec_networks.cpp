@@ -9,12 +9,11 @@ constexpr int64_t kMaxRowsWidth = int64_t{1} << 24;
 constexpr int64_t kMaxComponents = 1 << 16;
 constexpr int64_t kMaxSelfTests = 1 << 16;
 
-void parse_ports(const Field& field, std::initializer_list<const char*> roles, std::map<std::string, std::string>* ports) {
+void parse_ports(const Field& field, const std::vector<std::string>& roles, std::map<std::string, std::string>* ports) {
   for (const auto& item : field.object().items()) {
-    const bool known = std::any_of(roles.begin(), roles.end(), [&](const char* r) { return item.key() == r; });
-    if (!known) {
+    if (std::find(roles.begin(), roles.end(), item.key()) == roles.end()) {
       std::string list;
-      for (const char* r : roles) list += list.empty() ? r : std::string(", ") + r;
+      for (const std::string& r : roles) list += list.empty() ? r : ", " + r;
       field[item.key()].refuse("roles among " + list, "\"" + item.key() + "\"");
     }
     (*ports)[item.key()] = field[item.key()].text();
@@ -33,6 +32,7 @@ void require_slice(const Field& slice, int64_t first, int64_t end) {
 void parse_denoiser(const Field& network, const Sections& sections, ModelSpec* spec) {
   NetworkSpec& to = spec->network;
   to.kind = network["kind"].one_of({"onnx", "gaussian_mixture", "tensorrt"});
+  if (to.kind != "onnx" && !spec->conditions.empty()) network["kind"].refuse("onnx with conditions beside label");
   if (to.kind == "gaussian_mixture") {
     if (spec->output_elements() != spec->elements()) {
       network["kind"].refuse("onnx with a learned variance or a classifier");
@@ -49,10 +49,15 @@ void parse_denoiser(const Field& network, const Sections& sections, ModelSpec* s
     return;
   }
   to.section = section_name(network["section"], sections);
-  parse_ports(network["inputs"], {"x", "t", "label", "rows"}, &to.inputs);
+  std::vector<std::string> roles{"x", "t", "label", "rows"};
+  for (const ConditionInput& c : spec->condition_inputs()) roles.push_back(c.role);
+  parse_ports(network["inputs"], roles, &to.inputs);
   parse_ports(network["outputs"], {"eps"}, &to.outputs);
   const auto takes = [&](const char* role) { return to.inputs.count(role) > 0; };
   if (!takes("x")) network["inputs"]["x"].refuse("the name of a tensor");
+  for (const ConditionInput& c : spec->condition_inputs()) {
+    if (!takes(c.role.c_str())) network["inputs"][c.role].refuse("the name of a tensor, as there is a condition of it");
+  }
   if (to.outputs.empty()) network["outputs"]["eps"].refuse("the name of a tensor");
   if (takes("rows") != spec->has_temb || takes("t") == spec->has_temb || (takes("label") && spec->has_temb)) {
     network["inputs"].refuse(spec->has_temb ? "x and rows in a stage with temb" : "x, t and perhaps label without temb",
@@ -95,13 +100,17 @@ void parse_networks(const Field& root, const Sections& sections, ModelSpec* spec
   if (stages.array(0, 1024) != 1) stages.refuse("1 stage: this version runs one", std::to_string(stages.array(0, 1024)));
   const Field stage = stages[0], inputs = stage["inputs"];
   stage["kind"].one_of({"diffusion"});
+  const auto is_condition = [&](const std::string& name) {
+    return std::any_of(spec->conditions.begin(), spec->conditions.end(), [&](const ConditionSpec& c) { return c.name == name; });
+  };
   if (inputs.is_present()) {
     for (const auto& item : inputs.object().items()) {
       const Field source = inputs[item.key()];
       if (item.key() == "x") source.one_of({"state"});
       else if (item.key() == "t") source.one_of({"time"});
       else if (item.key() == "label") source.one_of({"request"});
-      else source.refuse("inputs among x, t, label", "\"" + item.key() + "\"");
+      else if (is_condition(item.key())) source.one_of({"request"});
+      else source.refuse("inputs among x, t, label and the conditions", "\"" + item.key() + "\"");
     }
     if (inputs["label"].is_present() && spec->num_classes == 0) inputs["label"].refuse("none without conditions.label");
   }
@@ -137,7 +146,9 @@ void parse_self_test(const Field& test, const Sections& sections, ModelSpec* spe
   if (!test.is_present()) return;
   SelfTest& to = spec->self_test;
   to.count = test["count"].integer(1, kMaxSelfTests);
-  const uint64_t bytes = static_cast<uint64_t>(to.count) * (spec->elements() + spec->output_elements() + 2) * 4;
+  uint64_t floats = spec->elements() + spec->output_elements() + 2;
+  for (const ConditionInput& c : spec->condition_inputs()) floats += c.elements();
+  const uint64_t bytes = static_cast<uint64_t>(to.count) * floats * 4;
   to.section = section_name(test["section"], sections, bytes);
   for (const auto& item : test["tolerance"].object().items()) {
     const Field tolerance = test["tolerance"][item.key()];

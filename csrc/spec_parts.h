@@ -24,6 +24,7 @@ struct Sections {
 
 // Stages, networks and their sections; needs spec->shape and spec->num_classes.
 void parse_networks(const Field& root, const Sections& sections, ModelSpec* spec);
+void parse_conditions(const Field& root, const Sections& sections, ModelSpec* spec);  // all but the label
 void parse_self_test(const Field& test, const Sections& sections, ModelSpec* spec);
 
 void parse_prediction(const Field& root, bool is_required, Prediction* prediction);

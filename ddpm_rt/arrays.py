@@ -29,7 +29,10 @@ def view(value: Any, field: str, *, writable: bool = False) -> np.ndarray:
             raise DeviceError(f"{field}: expected a tensor on the CPU, got DLPack device {tuple(map(int, device))}")
         if getattr(value, "requires_grad", False):
             value = value.detach()
-        array = np.from_dlpack(value)
+        try:
+            array = np.from_dlpack(value)
+        except (RuntimeError, BufferError) as e:  # bfloat16, which text encoders like
+            raise ShapeError(f"{field}: expected a type that numpy has, got {getattr(value, 'dtype', 'another')}: {e}") from e
         if writable and not array.flags.writeable and hasattr(value, "numpy"):
             array = value.numpy()  # numpy takes unversioned DLPack as read-only
     else:

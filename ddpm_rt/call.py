@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, images, kernels, options
+from . import arrays, conditions, images, kernels, options
 from .backends import disable_telemetry, find_library, tensorrt_libraries
 from .errors import OptionError
 from .tables import Table, solver_options
@@ -32,6 +32,7 @@ class Model:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prediction: str = "eps"
+    conditions: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def seeds_of(seeds: Any, n: int) -> np.ndarray | None:
@@ -157,13 +158,16 @@ _SOLVER = (
 def arguments_of(given: Mapping[str, Any], model: Model) -> dict[str, Any]:
     """The options of `Engine.sample` by name -> what the extension reads; None: not given."""
     n = arrays.integer(given["n"], "n", 1, MAX_N)
-    seed = given["seed"]
+    seed, negative = given["seed"], given["negative"]
+    labels, others = (None, negative) if isinstance(negative, Mapping) else (negative, None)
     return {
         "n": n,
         "labels": labels_of(given["labels"], n, model.class_names),
         "scale": guidance(given["scale"], given["w"]),
         **solver_of(given["sampler"], **{name: given[name] for name in _SOLVER}),
-        "negative": labels_of(given["negative"], n, model.class_names, "negative"),
+        "negative": labels_of(labels, n, model.class_names, "negative"),
+        "conditions": conditions.of_call(given["cond"], "cond", n, model.conditions),
+        "negative_conditions": conditions.of_call(others, "negative", n, model.conditions),
         "seed": None if seed is None else arrays.integer(seed, "seed", 0, 2**64 - 1),
         "seeds": seeds_of(given["seeds"], n),
         "latents": initial(given["latents"], "latents", n, model),

@@ -69,8 +69,10 @@ def _add_flag(group: Any, row: dict[str, str]) -> None:
     elif kind.startswith("choice:"):
         keywords["choices"] = options.choices(row["name"])
     else:
-        keywords["type"] = {"labels": _labels, "negative": _labels, "seeds": _seeds}.get(row["name"]) or _TYPES[kind]
-        keywords["metavar"] = row["name"].upper()
+        own = {"labels": _labels, "negative": _negative, "seeds": _seeds, "cond": _arrays}
+        keywords["type"] = own.get(row["name"]) or _TYPES[kind]
+        keywords["metavar"] = row["name"].upper() if row["name"] != "cond" else "NAME=FILE.npy"
+        keywords["action"] = "append" if row["name"] == "cond" else "store"
     group.add_argument(*flags(row), **keywords)
 
 
@@ -84,6 +86,22 @@ def _labels(text: str) -> list[Any]:
             return word
 
     return [one(word.strip()) for word in text.split(",")]
+
+
+def _arrays(text: str) -> dict[str, Any]:
+    """NAME=FILE.npy[,NAME=FILE.npy] -> name: array"""
+    found = {}
+    for word in text.split(","):
+        name, _, file = word.partition("=")
+        try:
+            found[name] = np.load(file, allow_pickle=False)
+        except (OSError, ValueError) as e:
+            raise argparse.ArgumentTypeError(f"expected NAME=FILE.npy with an array, got {word!r}: {e}") from e
+    return found
+
+
+def _negative(text: str) -> Any:
+    return _arrays(text) if "=" in text else _labels(text)
 
 
 def _seeds(text: str) -> list[int]:
@@ -102,8 +120,10 @@ def main(args: argparse.Namespace) -> int:
         if row["name"] not in NO_FLAG and (value := getattr(args, row["name"])) is not None:
             given[row["scope"]][row["name"]] = value
     sample = given["sample"]
+    if "cond" in sample:
+        sample["cond"] = {name: array for each in sample["cond"] for name, array in each.items()}
     for name in ("labels", "negative"):
-        if len(sample.get(name, ())) == 1:
+        if isinstance(sample.get(name), list) and len(sample[name]) == 1:
             sample[name] = sample[name][0] if sample[name][0] is not None else -1
     targets = [t for t in (args.output, args.outdir, args.gif) if t is not None]
     if not targets:

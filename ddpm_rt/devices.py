@@ -111,7 +111,7 @@ def _networks_of_plan(path: str, device: str, backend: str, precision: str, foun
         is_onnx = all(network["kind"] == "onnx" for network in described.values())
     except (KeyError, IndexError, TypeError):
         return []  # the engine says what is wrong with it
-    if not is_onnx:
+    if not is_onnx or set(manifest.get("conditions") or {}) - {"label"}:
         return []
     at = torch_device(device, found)
     from . import onnx_torch

@@ -231,6 +231,7 @@ class Engine:
             defaults=info["defaults"],
             schedule=info["schedule"],
             prediction=info["prediction"],
+            conditions=info["conditions"],
         )
 
     def sample(
@@ -251,6 +252,7 @@ class Engine:
         guidance_rescale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         threshold: tuple[float, float] | None = None,
+        cond: Mapping[str, Any] | None = None,
         negative: Any = None,
         guide: Engine | None = None,
         classifier_scale: float | None = None,
@@ -284,7 +286,8 @@ class Engine:
             guidance_rescale: phi of Lin et al. 2305.08891 section 3.4, 0 to 1.
             guidance_interval: (lo, hi]: noise levels sigma / alpha that are guided; elsewhere the scale is 1 (2404.07724).
             threshold: (p, cap) of dynamic thresholding (Imagen 2205.11487 section 2.3), in place of the clip.
-            negative: labels in the null label's place: one, or n of them.
+            cond: the plan's conditions by name (docs/conditions.md): float32, one for all images or n of them; sequences of own lengths.
+            negative: labels in the null label's place, one or n of them; or a mapping as cond, in place of null values.
             guide: an engine whose network takes the null label's place (autoguidance 2406.02507), with the same labels.
             classifier_scale: weight of a classifier's gradient, of a plan that has one (2105.05233).
             seed: image i uses seed + i mod 2^64. None: a fresh one, in the result's `.seeds`.

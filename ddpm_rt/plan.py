@@ -56,6 +56,7 @@ def render(found: dict[str, Any]) -> str:
         ("file", f"{found['path']}, {_size(found['bytes'])}, made by {m.get('producer', 'unknown')}"),
         ("sample", f"{sample.get('shape')} {sample.get('role', '')}, range {sample.get('range')}"),
         ("classes", f"{classes}: {_some(names)}" if classes else "none (unconditional)"),
+        *(("condition", f"{name} {_condition(c)}") for name, c in part("conditions").items() if name != "label" and c),
         ("predicts", f"{m.get('prediction')}, variance {m.get('variance', 'fixed')}"),
         ("schedule", _schedule(schedule)),
         ("defaults", ", ".join(f"{k} {v}" for k, v in defaults.items())),
@@ -87,6 +88,11 @@ def render(found: dict[str, Any]) -> str:
         else "header, manifest and table have their SHA-256; --verify reads the sections too",
     ]
     return "\n".join(lines)
+
+
+def _condition(c: dict[str, Any]) -> str:
+    length = f"up to {c['max_length']} of " if c.get("mask") else f"{c['max_length']} of " if c.get("max_length") else ""
+    return f"{c.get('role', 'vector')}, {length}{c.get('shape')}, null {c.get('null')}"
 
 
 def _schedule(schedule: dict[str, Any]) -> str:

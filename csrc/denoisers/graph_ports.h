@@ -18,6 +18,7 @@ struct Port {
   std::string role, name;
   std::vector<int64_t> row;
   size_t element_bytes = sizeof(float);
+  int condition = -1;              // which of Evaluations::conditions
 
   size_t row_elements() const {
     size_t n = 1;
@@ -35,6 +36,7 @@ struct Port {
                  : role == "t"     ? static_cast<void*>(e.t)
                  : role == "label" ? static_cast<void*>(e.label)
                  : role == "rows"  ? static_cast<void*>(e.rows)
+                 : condition >= 0  ? static_cast<void*>(e.conditions[static_cast<size_t>(condition)].data)
                                    : static_cast<void*>(e.out);
     if (base == nullptr) throw Error(Code::kInternal, "evaluations." + role + ": expected a buffer, got null");
     return static_cast<char*>(base) + static_cast<size_t>(first) * row_elements() * element_bytes;
@@ -47,19 +49,26 @@ inline std::string dims_text(const std::vector<int64_t>& dims) {
   return out + "]";
 }
 
-// The inputs of a network: roles x, t, label, rows. Any other role is refused, nobody would fill it.
-inline std::vector<Port> input_ports(const NetworkSpec& network, const std::vector<int64_t>& shape) {
+// The inputs of a network: roles x, t, label, rows, and those of the model's conditions. Any other role is refused, nobody would
+// fill it.
+inline std::vector<Port> input_ports(const NetworkSpec& network, const ModelSpec& spec) {
+  const std::vector<ConditionInput> conditions = spec.condition_inputs();
   std::vector<Port> ports;
   for (const auto& [role, name] : network.inputs) {
     Port port{role, name, {}, sizeof(float)};
-    if (role == "x") {
-      port.row = shape;
+    for (size_t k = 0; k < conditions.size(); ++k) {
+      if (conditions[k].role == role) port.condition = static_cast<int>(k);
+    }
+    if (port.condition >= 0) {
+      port.row = conditions[static_cast<size_t>(port.condition)].row;
+    } else if (role == "x") {
+      port.row = spec.shape;
     } else if (role == "rows") {
       port.row = {static_cast<int64_t>(network.rows_width)};
     } else if (role == "label") {
       port.element_bytes = sizeof(int64_t);
     } else if (role != "t") {
-      throw Error(Code::kBackend, network.section + ": expected inputs x, t, label or rows, got " + role);
+      throw Error(Code::kBackend, network.section + ": expected inputs x, t, label, rows or conditions, got " + role);
     }
     ports.push_back(port);
   }

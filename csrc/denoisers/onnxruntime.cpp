@@ -237,11 +237,11 @@ class OnnxRuntime : public Denoiser {
   OnnxRuntime(const ModelSpec& spec, const Plan& plan, const BackendOptions& options)
       : runtime_(options.library),
         threads_(options.threads > 0 ? options.threads : default_threads()),
-        unet_(runtime_, spec.network.section, plan.read(spec.network.section), input_ports(spec.network, spec.shape),
+        unet_(runtime_, spec.network.section, plan.read(spec.network.section), input_ports(spec.network, spec),
               output_port(spec.network, "eps"), threads_) {
     if (spec.has_temb) {
       temb_ = std::make_unique<Graph>(runtime_, spec.temb.section, plan.read(spec.temb.section),
-                                      input_ports(spec.temb, spec.shape), output_port(spec.temb, "rows"), threads_);
+                                      input_ports(spec.temb, spec), output_port(spec.temb, "rows"), threads_);
     }
     limits_ = graph_limits(spec, unet_.output(), temb_ ? &temb_->output() : nullptr);
     if (temb_) {

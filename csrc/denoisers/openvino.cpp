@@ -250,13 +250,13 @@ class OpenVino : public Denoiser {
       : runtime_(options.library),
         precision_(options.precision == "auto" ? "fp32" : options.precision),
         threads_(options.threads > 0 ? options.threads : default_threads()),
-        unet_(runtime_, spec.network.section, plan.read(spec.network.section), input_ports(spec.network, spec.shape),
+        unet_(runtime_, spec.network.section, plan.read(spec.network.section), input_ports(spec.network, spec),
               output_port(spec.network, "eps"), ov::precision_hint(runtime_, precision_), threads_) {
     if (spec.has_temb) {
       // Always float32: it runs once per table, and t times a frequency has no digits to spare.
       temb_ =
           std::make_unique<Graph>(runtime_, spec.temb.section, plan.read(spec.temb.section),
-                                  input_ports(spec.temb, spec.shape), output_port(spec.temb, "rows"), "f32", threads_);
+                                  input_ports(spec.temb, spec), output_port(spec.temb, "rows"), "f32", threads_);
     }
     limits_ = graph_limits(spec, unet_.output(), temb_ ? &temb_->output() : nullptr);
     limits_.max_streams = threads_ >= 2 ? 2 : 1;

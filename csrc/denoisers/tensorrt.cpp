@@ -91,11 +91,11 @@ class TensorRt final : public DeviceDenoiser {
       : device_(device), precision_(options.precision), runtime_(open_library(options)) {
     const NativeEngine& unet = choose(options, "unet", precision_, runtime_, *device);
     digest_ = unet.digest;
-    unet_ = open(unet, input_ports(spec.network, spec.shape), output_port(spec.network, "eps"), options);
+    unet_ = open(unet, input_ports(spec.network, spec), output_port(spec.network, "eps"), options);
     if (spec.has_temb) {
       // Always float32: it runs once per table, and t times a frequency has no digits to spare.
       const NativeEngine& temb = choose(options, "temb", "fp32", runtime_, *device);
-      temb_ = open(temb, input_ports(spec.temb, spec.shape), output_port(spec.temb, "rows"), options);
+      temb_ = open(temb, input_ports(spec.temb, spec), output_port(spec.temb, "rows"), options);
     }
     read_limits(spec);
     const size_t bytes = std::max(unet_->scratch_bytes(), temb_ ? temb_->scratch_bytes() : 0);

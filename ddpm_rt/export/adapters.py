@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -19,11 +20,13 @@ class Denoiser(nn.Module):
 
     def forward(
         self, x: Tensor, t: Tensor, a: Tensor | None = None, b: Tensor | None = None, c: Tensor | None = None,
-        d: Tensor | None = None,
+        d: Tensor | None = None, e: Tensor | None = None, f: Tensor | None = None, g: Tensor | None = None, h: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """a to d: the label where there is one, then the conditions, which the module takes by name."""
+        """a to h: the label where there is one, then the conditions, which the module takes by name."""
         t = t.round().long() if self.integer_time else t
-        given = [v for v in (a, b, c, d) if v is not None]
+        given = [v for v in (a, b, c, d, e, f, g, h) if v is not None]
+        for v in given:  # else sizes of batches are divided by each other, where a module leaves one to a view's -1
+            torch._check(v.shape[0] == x.shape[0])
         labels = given[: len(given) - len(self.conditions)]
         named = dict(zip(self.conditions, given[len(labels) :], strict=True))
         return eps_of(self.module(x, t, *labels, **named), self.channels)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError, PlanError
+from . import conditions
 from .description import Description, describe
 
 EXAMPLE = {
@@ -82,11 +83,20 @@ def _advice(problem: str, inputs: Mapping[str, list] | None, extra: Mapping[str,
     return f"{problem}{graph}. Write, with your model's values:\n{json.dumps(example, indent=2)}"
 
 
+def conditions_of(card: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All but the label, as `conditions.checked` has them."""
+    try:
+        return conditions.checked({name: own for name, own in (card.get("conditions") or {}).items() if name != "label"})
+    except OptionError as e:
+        raise PlanError(f"card: {e}") from e
+
+
 def ports_of(card: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     """Input role -> tensor and output role -> tensor."""
     inputs, outputs = card["inputs"], card["outputs"]
+    named = tuple(conditions.inputs_of(conditions_of(card)))
     for field, ports, needed, known in (
-        ("inputs", inputs, ("x", "t"), ("x", "t", "label")),
+        ("inputs", inputs, ("x", "t", *named), ("x", "t", "label", *named)),
         ("outputs", outputs, ("eps",), ("eps",)),
     ):
         for role, name in ports.items():
@@ -126,6 +136,7 @@ def description_of(card: Mapping[str, Any], *, name: str, sources: Mapping[str, 
             licence=card.get("licence"),
             card=card.get("card"),
             sources=sources,
+            conditions=conditions_of(card),
         )
     except OptionError as e:
         raise PlanError(f"card: {e}") from e

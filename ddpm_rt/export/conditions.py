@@ -12,19 +12,20 @@ from ..errors import OptionError
 _KEYS: dict[str, Any] = {
     "dtype": "float32", "shape": [], "max_length": None, "mask": False, "role": "vector", "null": "zero",
 }  # fmt: skip
-_VALUES = {"dtype": ("float32",), "mask": (True, False), "role": ("text", "vector", "map"), "null": ("zero", None)}
+_VALUES = {"dtype": ("float32",), "mask": (True, False), "role": ("text", "vector", "map"), "null": ("zero", "same", None)}
 _TAKEN = ("x", "t", "label", "rows", "eps")
 
 
 def checked(given: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
-    """name -> entry of the manifest, every key there. OptionError naming the key.
+    """name -> entry of the manifest, every key there, sorted by name as the self-test is. OptionError naming the key.
 
     shape: of the tensor, or of one entry of a sequence of at most max_length. mask: a sequence has one beside it, 1 for entries
-    that count, as the input NAME_mask. null: "zero" means no condition, or None: a request has to say what does.
+    that count, as the input NAME_mask. null: "zero" means no condition; or "same": guidance keeps the request's own, as of a
+    small image; or None: a request has to say what means none.
     """
     found = {}
-    for name, own in (given or {}).items():
-        if not str(name).isidentifier() or name in _TAKEN:
+    for name, own in sorted((given or {}).items(), key=lambda item: str(item[0])):
+        if not str(name).isidentifier() or not str(name).isascii() or name in _TAKEN:
             raise OptionError(f"conditions: expected names other than {', '.join(_TAKEN)}, got {name!r}")
         for key, value in own.items():
             if key not in _KEYS:
@@ -38,16 +39,30 @@ def checked(given: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str
         if entry["mask"] and entry["max_length"] is None:
             raise OptionError(f"conditions.{name}.mask: expected it with max_length, got none")
         found[name] = entry | {"shape": list(entry["shape"])}
+    for name, entry in found.items():
+        if entry["mask"] and f"{name}_mask" in found:
+            raise OptionError(f"conditions.{name}_mask: expected another name than that of {name}'s mask, got it")
+    return found
+
+
+def inputs_of(conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Role -> shape behind the batch, of each condition and of its mask behind it."""
+    found = {}
+    for name, c in conditions.items():
+        length = [] if c["max_length"] is None else [c["max_length"]]
+        found[name] = [*length, *c["shape"]]
+        if c["mask"]:
+            found[f"{name}_mask"] = length
     return found
 
 
 def examples(conditions: Mapping[str, Mapping[str, Any]], count: int) -> dict[str, np.ndarray]:
     """Unit noise for each, float32 [count, (max_length,) *shape]; masks [count, max_length] of different lengths."""
     rng, found = np.random.default_rng(1), {}
-    for name, c in conditions.items():
-        length = [] if c["max_length"] is None else [c["max_length"]]
-        found[name] = rng.standard_normal((count, *length, *c["shape"])).astype(np.float32)
-        if c["mask"]:
-            ends = np.linspace(1, c["max_length"], count).round()
-            found[f"{name}_mask"] = (np.arange(c["max_length"]) < ends[:, None]).astype(np.float32)
+    for role, shape in inputs_of(conditions).items():
+        if role in conditions:
+            found[role] = rng.standard_normal((count, *shape)).astype(np.float32)
+        else:
+            ends = np.linspace(1, shape[0], count).round()
+            found[role] = (np.arange(shape[0]) < ends[:, None]).astype(np.float32)
     return found

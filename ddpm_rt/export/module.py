@@ -78,7 +78,7 @@ def export_plan(
         classifier: a module of (x, t) -> logits [B, num_classes] of noisy samples, or a file of torch.export.save: its gradient
             becomes part of the graph, for `classifier_scale`. The module itself may take labels or not.
         conditions: further inputs of the module, by keyword: name -> shape, max_length, mask, role, null of
-            `conditions.checked`. No classifier beside them. The engine of this version does not run such plans yet.
+            `conditions.checked` (docs/conditions.md). No classifier beside them.
         role: "image", "latent" or "vector"; None: image for rank 3, else vector.
         integer_time: give the module t as int64.
         split: store rows(t, label) apart, so that it is computed once per table and not once per step: the module needs
@@ -234,8 +234,8 @@ def _write(
     kept = about.shape[0] if about.variance == "fixed" else None
     inputs = checks.cases(about)
     named = [k for k in inputs if k not in ("x", "t", "label")]
-    if named and (classifier is not None or len(named) + bool(about.num_classes) > 4):
-        raise OptionError("conditions: expected at most 4 inputs beside x and t, labels and masks included, and no classifier, got more")
+    if named and (classifier is not None or len(named) + bool(about.num_classes) > 8):
+        raise OptionError("conditions: expected at most 8 inputs beside x and t, labels and masks included, and no classifier, got more")
     whole: nn.Module = Denoiser(net, kept, integer_time, named)
     if classifier is not None and not about.num_classes:
         raise OptionError("classifier: expected it with num_classes, got none")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PlanError
-from . import assemble, checks, graph, rewrite
+from . import assemble, checks, conditions, graph, rewrite
 from .card import description_of, ports_of, read_card
 from .description import WEIGHTS, one_of
 
@@ -28,7 +28,7 @@ def export_onnx(
 ) -> dict[str, Any]:
     """A plan of an ONNX file, whose graph is brought into the plan's form and checked against the file.
 
-    model: x [B, *shape], t [B] and perhaps label [B] -> eps [B, *shape], batch dimension free, weights inside; other
+    model: x [B, *shape], t [B], perhaps label [B] and conditions (docs/conditions.md) -> eps [B, *shape], batch dimension free, weights inside; other
     element types get casts. card: a JSON file or its content, see `card.EXAMPLE`; None: NAME.json beside the model.
     defaults: over the card's. Returns path, bytes, parity and manifest.
 
@@ -54,6 +54,7 @@ def export_onnx(
     _check_shape(proto, inputs["x"], about.shape)
     native = {v.name: v.type.tensor_type.elem_type for v in proto.graph.input}
     rewrite.fit_ports(proto, inputs, outputs)
+    rewrite.fix_sizes(proto, {inputs[role]: shape for role, shape in conditions.inputs_of(about.conditions).items()})
     rewrite.lower_group_norm(proto)
     before = checks.compiled(original_bytes, outputs["eps"])
 

@@ -98,7 +98,7 @@ def fit_ports(model: onnx.ModelProto, inputs: Mapping[str, str], outputs: Mappin
                     "export the model with dynamic_shapes (or dynamic_axes) for dimension 0"
                 )
     if unused := sorted(free.keys() - set(inputs.values())):
-        raise PlanError(f"inputs: expected a role (x, t, label) for every input of the graph, got none for {unused}")
+        raise PlanError(f"inputs: expected a role (x, t, label, a condition) for every input of the graph, got none for {unused}")
     _cast_ports(model, free, inputs)
     for role, name in outputs.items():
         value = next(v for v in model.graph.output if v.name == name)
@@ -108,12 +108,26 @@ def fit_ports(model: onnx.ModelProto, inputs: Mapping[str, str], outputs: Mappin
             value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
+def fix_sizes(model: onnx.ModelProto, shapes: Mapping[str, list[int]]) -> None:
+    """Gives inputs whose sizes behind the batch are free these ones. PlanError where the graph has others."""
+    for value in model.graph.input:
+        if value.name not in shapes:
+            continue
+        dims = value.type.tensor_type.shape.dim[1:]
+        found = [d.dim_value if d.HasField("dim_value") else None for d in dims]
+        wanted = shapes[value.name]
+        if len(found) != len(wanted) or any(f not in (None, w) for f, w in zip(found, wanted, strict=True)):
+            raise PlanError(f"conditions: expected the shape of the graph's {value.name} behind the batch, {found}, got {wanted}")
+        for dim, size in zip(dims, wanted, strict=True):
+            dim.dim_value = size
+
+
 def _cast_ports(model: onnx.ModelProto, free: Mapping[str, onnx.ValueInfoProto], inputs: Mapping[str, str]) -> None:
     casts = []
     for role, name in inputs.items():
         tensor = free[name].type.tensor_type
-        if tensor.elem_type != DTYPES[role]:
-            native, tensor.elem_type = tensor.elem_type, DTYPES[role]
+        if tensor.elem_type != DTYPES.get(role, TensorProto.FLOAT):
+            native, tensor.elem_type = tensor.elem_type, DTYPES.get(role, TensorProto.FLOAT)
             _rename(model, name, f"{name}.native")
             casts.append(helper.make_node("Cast", [name], [f"{name}.native"], to=native))
     nodes = [*casts, *model.graph.node]

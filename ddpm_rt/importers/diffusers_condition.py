@@ -24,11 +24,12 @@ class Conditional(nn.Module):
         self.unet = unet
 
     def forward(
-        self, x: Tensor, t: Tensor, *, encoder_hidden_states: Tensor, text_embeds: Tensor | None = None, time_ids: Tensor | None = None
-    ) -> Tensor:
+        self, x: Tensor, t: Tensor, *, encoder_hidden_states: Tensor, encoder_hidden_states_mask: Tensor,
+        text_embeds: Tensor | None = None, time_ids: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         added = None if text_embeds is None else {"text_embeds": text_embeds, "time_ids": time_ids}
         return self.unet(
-            x, t, encoder_hidden_states, added_cond_kwargs=added, return_dict=False
+            x, t, encoder_hidden_states, encoder_attention_mask=encoder_hidden_states_mask, added_cond_kwargs=added, return_dict=False
         )[0]  # fmt: skip
 
 
@@ -45,12 +46,12 @@ def read(module: nn.Module, settings: Scheduler, origin: str, sources: dict[str,
     if len(widths) != 1:
         raise PlanError(f"config.json: cross_attention_dim: expected one width, got {sorted(widths)}")
     conditions: dict[str, dict[str, Any]] = {
-        "encoder_hidden_states": {"shape": [widths.pop()], "max_length": _TEXT_LENGTH, "role": "text", "null": None}
+        "encoder_hidden_states": {"shape": [widths.pop()], "max_length": _TEXT_LENGTH, "mask": True, "role": "text", "null": None}
     }
     if c.addition_embed_type == "text_time":
         ids = 6  # original size, crop and target size
         text = c.projection_class_embeddings_input_dim - ids * c.addition_time_embed_dim
-        conditions |= {"text_embeds": {"shape": [text], "null": None}, "time_ids": {"shape": [ids], "null": None}}
+        conditions |= {"text_embeds": {"shape": [text], "null": None}, "time_ids": {"shape": [ids], "null": "same"}}
     elif c.addition_embed_type is not None:
         raise PlanError(f"config.json: addition_embed_type: expected null or text_time, got {c.addition_embed_type!r}")
     size = (c.sample_size, c.sample_size) if isinstance(c.sample_size, int) else tuple(c.sample_size)

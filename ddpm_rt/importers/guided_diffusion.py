@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from .. import kernels
@@ -87,20 +88,24 @@ def read(path: Path, *, preset: str | None = None, flags: Mapping[str, Any] | No
     enlarges = not plain or (
         shape.in_channels == shape.out_channels and shape.in_channels % 2 == 0
     )  # x and an image beside it
-    if given["small_size"] is not None or enlarges:
-        raise PlanError(f"{path}: expected a network of x, t and perhaps a class, got an upsampler: its image is a condition that a "
-                        "plan cannot hold yet; guided_diffusion.network(path) is the network itself")  # fmt: skip
-    module = _built(GuidedUNet, shape, state, path)
-    classes = shape.num_classes
+    small = given["small_size"]
+    if enlarges and small is None:
+        raise OptionError("flags.small_size: expected the size of an upsampler's small images, as the file does not tell it, got none")
+    if small is not None and not enlarges:
+        raise OptionError(f"flags.small_size: expected it unset, as {path.name} is no upsampler, got {small!r}")
+    net = _built(GuidedUNet, shape, state, path)
+    classes, channels = shape.num_classes, shape.in_channels // 2 if enlarges else shape.in_channels
+    module = _WithNull(net, classes) if classes else _Unconditional(net)
+    conditions = {"low_res": {"shape": [channels, small, small], "role": "map", "null": "same"}} if enlarges else {}
     settings = own_settings(
         alpha_bar_of(given), "x0" if given["predict_xstart"] else "eps", _sampling(given, shape),
-        variance="learned_range" if shape.out_channels == 2 * shape.in_channels else "fixed",
+        variance="learned_range" if shape.out_channels == 2 * channels else "fixed",
         time_scale=1000 / given["diffusion_steps"] if given["rescale_timesteps"] else 1.0,
     )  # fmt: skip
     return Imported(
-        _WithNull(module, classes) if classes else _Unconditional(module), (shape.in_channels, shape.image_size, shape.image_size), settings,
+        _Upsampler(module) if enlarges else module, (channels, shape.image_size, shape.image_size), settings,
         f"guided-diffusion {path.name}.", {"checkpoint_sha256": digest(path)}, classes,
-        defaults={"scale": 1.0} if classes else {}, uint8="truncate",
+        defaults={"scale": 1.0} if classes else {}, uint8="truncate", conditions=conditions,
     )  # fmt: skip
 
 
@@ -126,6 +131,18 @@ class _WithNull(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         return self.net(x, t, label)
+
+
+class _Upsampler(nn.Module):
+    """The projects' SuperResModel: x and the small image, enlarged, side by side."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor, *label: Tensor, low_res: Tensor) -> Tensor:
+        enlarged = nn.functional.interpolate(low_res, x.shape[-2:], mode="bilinear")
+        return self.net(torch.cat([x, enlarged], dim=1), t, *label)
 
 
 def network(path: str | Path, preset: str | None = None, flags: Mapping[str, Any] | None = None) -> GuidedUNet:
@@ -184,7 +201,8 @@ def flags_of(path: Path, preset: str | None, flags: Mapping[str, Any] | None) ->
             "got neither"
         )
     all_flags = FLAGS | given
-    for key in ("image_size", "diffusion_steps", "num_heads", "num_head_channels", "num_heads_upsample"):
+    sizes = ("image_size", "diffusion_steps", "num_heads", "num_head_channels", "num_heads_upsample")
+    for key in (*sizes, "small_size") if all_flags["small_size"] is not None else sizes:
         if isinstance(all_flags[key], bool) or not isinstance(all_flags[key], int) or not all_flags[key]:
             raise OptionError(f"flags.{key}: expected a whole number, got {all_flags[key]!r}")
     for key in ("use_new_attention_order", "rescale_timesteps", "predict_xstart", "sigma_small", "use_ddim"):

@@ -126,6 +126,39 @@ void test_sample_options() {
   CHECK(ddpm_rt_engine_sample(nullptr, &o, out.data(), out.size()) == DDPM_RT_OPTION_ERROR);
 }
 
+void test_conditions_of_a_plan_without() {
+  Engine engine = open(image(true));
+  std::vector<uint8_t> out(kPixels);
+  const float value = 1;
+  ddpm_rt_condition c;
+  ddpm_rt_condition_init(&c, sizeof c);
+  CHECK(c.struct_size == sizeof c && c.count == 1 && c.data == nullptr && c.lengths == nullptr);
+  c.name = "text";
+  c.data = &value;
+  c.elements = 1;
+  const ddpm_rt_condition* list[] = {&c, nullptr};
+  ddpm_rt_sample_options o;
+  ddpm_rt_sample_options_init(&o, sizeof o);
+  const auto check_refused = [&](std::initializer_list<const char*> parts) {
+    CHECK(refused(DDPM_RT_OPTION_ERROR, ddpm_rt_engine_sample(engine.get(), &o, out.data(), out.size()), parts));
+  };
+  o.condition_count = 1;
+  check_refused({"cond: expected a pointer, got null"});
+  o.conditions = list;
+  check_refused({"cond: expected names among none", "no conditions", "\"text\""});
+  c.struct_size = 0;
+  check_refused({"cond.struct_size"});
+  o.conditions = list + 1;
+  check_refused({"cond: expected pointers, got null at index 0"});
+  o.condition_count = 0;
+  o.negative_conditions = list;
+  o.negative_condition_count = 1;
+  c.struct_size = sizeof c;
+  check_refused({"negative: expected names among none"});
+  o.negative_condition_count = 0;
+  CHECK(ddpm_rt_engine_sample(engine.get(), &o, out.data(), out.size()) == DDPM_RT_OK);
+}
+
 void test_uint8_needs_an_image() {
   Mixture m = image(false);
   m.shape = {24};
@@ -376,6 +409,7 @@ void test_last_error_is_per_thread() {
 int main() {
   test_sample_options();
   test_uint8_needs_an_image();
+  test_conditions_of_a_plan_without();
   test_struct_sizes();
   test_engine_options();
   test_result();

@@ -182,7 +182,7 @@ void test_refusals() {
   refuse(plain_manifest(), "/stages/0/inputs", {{"label", "request"}}, "conditions.label");
   refuse(plain_manifest(), "/defaults/scale", 3, "nothing to guide");
   refuse(plain_manifest(), "/class_names", {"a"}, "class_names");
-  refuse(good, "/conditions/text", {{"dtype", "float32"}}, "\"text\"");
+  refuse(good, "/conditions/text", {{"dtype", "float32"}}, "networks.unet.inputs.text");
   refuse(good, "/conditions/label/dtype", "int32", "int32");
   refuse(good, "/conditions/label/role", "tokens", "\"tokens\"");
   refuse(good, "/conditions/label/mask", true, "mask");

@@ -33,6 +33,7 @@ def folder(path, **changes):
 SDXL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 6 * 8 + 20}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, SDXL], ids=["text", "text and sizes"])
 def test_the_graph_computes_what_the_network_does(changes, tmp_path, monkeypatch):
     net = folder(tmp_path / "p", **changes)
@@ -49,15 +50,16 @@ def test_the_graph_computes_what_the_network_does(changes, tmp_path, monkeypatch
     run = checks.compiled(graph.serialize(kept["model"]), "eps")
     added = {"text_embeds": torch.from_numpy(inputs["text_embeds"]), "time_ids": torch.from_numpy(inputs["time_ids"])} if changes else None
     with torch.no_grad():
+        mask = torch.from_numpy(inputs["encoder_hidden_states_mask"])
         expected = net(torch.from_numpy(inputs["x"]), torch.from_numpy(inputs["t"]), torch.from_numpy(inputs["encoder_hidden_states"]),
-                       added_cond_kwargs=added).sample.numpy()  # fmt: skip
+                       encoder_attention_mask=mask, added_cond_kwargs=added).sample.numpy()  # fmt: skip
     got = run(inputs)
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
     assert np.abs(run(inputs | {"encoder_hidden_states": -inputs["encoder_hidden_states"]}) - got).max() > 1e-3
     checks.check_batch(run, inputs)
     manifest = about.manifest({}, {})
     assert manifest["conditions"]["encoder_hidden_states"] == {
-        "dtype": "float32", "shape": [12], "max_length": 77, "mask": False, "role": "text", "null": None,
+        "dtype": "float32", "shape": [12], "max_length": 77, "mask": True, "role": "text", "null": None,
     }  # fmt: skip
     assert manifest["stages"][0]["inputs"]["encoder_hidden_states"] == "request"
     assert manifest["sample"]["role"] == "latent" and manifest["defaults"]["compat"] == "diffusers"
@@ -82,12 +84,15 @@ def test_what_has_no_counterpart_is_named(key, changes, tmp_path):
 
 def test_conditions_are_checked():
     assert conditions.checked({"state": {"shape": [7]}})["state"]["max_length"] is None
+    assert list(conditions.checked({"b": {}, "a": {"null": "same"}})) == ["a", "b"]
     for given, what in (
         ({"x": {}}, "names other than"),
         ({"a": {"colour": 1}}, r"conditions\.a\.colour"),
         ({"a": {"role": "smell"}}, r"conditions\.a\.role"),
         ({"a": {"shape": [0]}}, "sizes above 0"),
         ({"a": {"mask": True}}, r"conditions\.a\.mask"),
+        ({"a": {"max_length": 2, "mask": True}, "a_mask": {}}, r"conditions\.a_mask"),
+        ({"é": {}}, "names other than"),
     ):
         with pytest.raises(ddpm_rt.OptionError, match=what):
             conditions.checked(given)

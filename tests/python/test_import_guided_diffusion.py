@@ -87,7 +87,7 @@ BASE = UNetShape(16, 3, 6, 32, (32, 64), 1, (1,), (2, 2), None, False, True, Tru
 FLAGS = {"image_size": 16, "num_heads": 2, "noise_schedule": "linear", "diffusion_steps": 100}
 
 
-def compared(tmp_path, shape, flags, loop, name="net", labels=None, **call):
+def compared(tmp_path, shape, flags, loop, name="net", labels=None, beside=None, **call):
     net = made(shape)
     torch.save(net.state_dict(), tmp_path / f"{name}.pt")
     result = ddpm_rt.export.export_model(tmp_path / f"{name}.pt", tmp_path / f"{name}.plan", flags=flags)
@@ -95,7 +95,7 @@ def compared(tmp_path, shape, flags, loop, name="net", labels=None, **call):
     y = None if labels is None else torch.tensor(labels)
     with torch.no_grad():
         expected = loop(
-            lambda x, t: net(x, t.float(), y), torch.from_numpy(unit), loops.engine_noise(SEED, unit.shape)
+            lambda x, t: net(x if beside is None else torch.cat([x, beside], 1), t.float(), y), torch.from_numpy(unit), loops.engine_noise(SEED, unit.shape)
         ).numpy()
     with ddpm_rt.Engine(tmp_path / f"{name}.plan") as engine:
         got = engine.sample(2, latents=unit, seed=SEED, output="float", labels=labels, **call)
@@ -144,7 +144,20 @@ def test_ddim_of_a_class_conditional_network_with_rescaled_times(tmp_path):
     assert manifest["conditions"]["label"]["classes"] == 4 and manifest["defaults"]["scale"] == 1
 
 
-def test_an_upsampler_and_a_classifier_are_networks_but_no_plans_yet(tmp_path):
+@pytest.mark.slow
+def test_an_upsampler_s_small_image_is_a_condition(tmp_path):
+    schedule, times = _schedule(), list(range(0, 100, 20))[::-1]
+    small = torch.randn(2, 3, 4, 4)
+    manifest = compared(
+        tmp_path, dataclasses.replace(BASE, in_channels=6, widths=(32,), attention=(), residual_sampling=False),
+        FLAGS | {"small_size": 4, "use_ddim": True, "timestep_respacing": "ddim5"},
+        lambda net, x, noise: samplers.ddim(lambda x, t: net(x, t)[:, :3], schedule, x, times, clip="rederive"),
+        beside=torch.nn.functional.interpolate(small, (16, 16), mode="bilinear"), cond={"low_res": small},
+    )  # fmt: skip
+    assert manifest["conditions"]["low_res"]["shape"] == [3, 4, 4] and manifest["sample"]["shape"] == [3, 16, 16]
+
+
+def test_networks_that_are_no_plans_and_small_sizes(tmp_path):
     up = made(dataclasses.replace(BASE, in_channels=6))
     torch.save(up.state_dict(), tmp_path / "up.pt")
     x, t = torch.randn(2, 6, 16, 16), torch.tensor([3.0, 50.0])
@@ -155,8 +168,14 @@ def test_an_upsampler_and_a_classifier_are_networks_but_no_plans_yet(tmp_path):
     flags = FLAGS | {"num_head_channels": 16}
     with torch.no_grad():
         assert torch.equal(guided_diffusion.classifier(tmp_path / "c.pt", flags=flags)(x[:, :3], t), judge(x[:, :3], t))
-    for file, what, given in (("up.pt", "upsampler", FLAGS), ("c.pt", "classifier", flags)):
-        with pytest.raises(ddpm_rt.PlanError, match=what):
+    torch.save(made(BASE).state_dict(), tmp_path / "net.pt")
+    for file, what, given in (
+        ("c.pt", "classifier", flags),
+        ("up.pt", r"flags\.small_size: expected the size", FLAGS),
+        ("net.pt", r"flags\.small_size: expected it unset", FLAGS | {"small_size": 8}),
+        ("up.pt", r"flags\.small_size: expected a whole number", FLAGS | {"small_size": "8"}),
+    ):
+        with pytest.raises(ddpm_rt.PlanError if file == "c.pt" else ddpm_rt.OptionError, match=what):
             ddpm_rt.export.export_model(tmp_path / file, tmp_path / "x.plan", flags=given)
 
 

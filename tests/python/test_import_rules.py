@@ -18,7 +18,7 @@ ROOMS = [
     ("denoiser interface", r"csrc/denoiser\..*"),
     ("device", r"csrc/device(_\w+)?\..*"),
     ("denoisers", r"csrc/denoisers/.*"),
-    ("lane", r"csrc/(tick_plan|embedding_cache|qualify|runner|runner_\w+|request|lane|lane_\w+|gpu_\w+)\..*"),
+    ("lane", r"csrc/(tick_plan|embedding_cache|conditions|qualify|runner|runner_\w+|request|lane|lane_\w+|gpu_\w+)\..*"),
     ("engine", r"csrc/(engine|engine_\w+|options)\..*"),
     ("edge", r"csrc/capi.*"),
     ("bindings", r"csrc/bindings.*"),

@@ -189,6 +189,17 @@ typedef int (*ddpm_rt_step_fn)(void* user, int64_t row, int64_t rows, const floa
 
 typedef enum ddpm_rt_output { DDPM_RT_UINT8_NHWC = 0, DDPM_RT_FLOAT_NCHW = 1 } ddpm_rt_output;
 
+/* A tensor of a request, of a plan whose manifest has `conditions` beside the label. */
+typedef struct ddpm_rt_condition {
+  size_t struct_size;
+  const char* name;
+  const float* data;         /* `count` arrays, one behind the other: [*shape] each, or [L, *shape] of a sequence */
+  size_t elements;           /* numbers in data */
+  size_t count;              /* 1: for all images, or n */
+  const int64_t* lengths;    /* [count] L of each sequence, 1 to max_length where there is a mask; null: max_length */
+} ddpm_rt_condition;
+DDPM_RT_API void ddpm_rt_condition_init(ddpm_rt_condition* condition, size_t struct_size);
+
 typedef struct ddpm_rt_sample_options {
   size_t struct_size;
   int64_t n;                 /* images, 1 .. 2^31 - 1 */
@@ -227,6 +238,10 @@ typedef struct ddpm_rt_sample_options {
   const int64_t* negative;   /* labels in place of the null label, 1 or n entries; null: none */
   size_t negative_count;
   ddpm_rt_engine* guide;     /* autoguidance: e = g + scale (c - g), g of the guide's network; null: none. Must outlive the request */
+  const ddpm_rt_condition* const* conditions; /* every one of the plan's, in any order */
+  size_t condition_count;
+  const ddpm_rt_condition* const* negative_conditions; /* in place of their null values in guidance */
+  size_t negative_condition_count;
 } ddpm_rt_sample_options;
 DDPM_RT_API void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_size);
 

@@ -91,6 +91,7 @@ struct SampleOptions {
   std::optional<std::pair<double, double>> guidance_interval, threshold;  // (lo, hi], sigma / alpha; (p, cap)
   std::vector<std::int64_t> negative;  // labels in place of the null label, 1 or n
   Engine* guide = nullptr;             // autoguidance; must outlive the request
+  std::vector<const ddpm_rt_condition*> conditions, negative_conditions;  // every one of the plan's; in place of null values
   int steps = 0;
   std::optional<std::uint64_t> seed;
   std::vector<std::uint64_t> seeds;
@@ -299,6 +300,8 @@ inline ddpm_rt_sample_options c_options(const SampleOptions& o) {
   c.negative = o.negative.empty() ? nullptr : o.negative.data();
   c.negative_count = o.negative.size();
   c.guide = o.guide != nullptr ? o.guide->get() : nullptr;
+  c.conditions = o.conditions.data(), c.condition_count = o.conditions.size();
+  c.negative_conditions = o.negative_conditions.data(), c.negative_condition_count = o.negative_conditions.size();
   c.sampler = text(o.sampler);
   c.clip = text(o.clip);
   c.variance = text(o.variance);
