@@ -53,13 +53,14 @@ def main(args: argparse.Namespace) -> int:
     from .. import plan, plan_files
     from ..engine import Engine
     from ..images import atomic_file, check_writable
-    from . import digits, judge
 
     both = not (args.label_accuracy or args.fid or args.bits_per_dim)
     needs_judge = both or args.label_accuracy or args.fid
     for name, least in (("n", 1), ("n_fid", 100), ("n_bits", 2)):
         if getattr(args, name) < least:
             raise OptionError(f"{name.replace('_', '-')}: expected at least {least}, got {getattr(args, name)}")
+    if args.grid and not needs_judge:
+        raise OptionError("grid: expected it unset with --bits-per-dim alone, which samples nothing")
     for path in filter(None, (args.json, args.grid)):
         check_writable(path)
     path = plan_files.find(args.plan)
@@ -68,32 +69,39 @@ def main(args: argparse.Namespace) -> int:
     _check(manifest, classes, args.label_accuracy or both)
     result: dict[str, Any] = {"plan": _identity(path, manifest)}
     if needs_judge:
+        from . import digits, judge
+
         arbiter = judge.load_or_train(args.judge_epochs or judge.EPOCHS, progress=_progress())
         result["judge"] = _describe(arbiter)
     if args.bits_per_dim:
         from .bits import held_out_bits
 
         with Engine(path, precision="fp32") as engine:
+            result["engine"] = _of_engine(engine)
             result["bits_per_dim"] = held_out_bits(engine, args.n_bits, args.seed, args.steps, bool(classes))
-    with Engine(path) as engine:
-        sampler = _Sampler(engine, args, bool(classes))
-        result["engine"] = {
-            k: engine.info()[k] for k in ("version", "backend", "backend_version", "precision", "fingerprint")
-        }
-        if args.label_accuracy or both:
-            samples, settings = sampler(args.n, args.scale)
-            result["label_accuracy"] = digits.label_accuracy(arbiter, samples, sampler.labels(args.n)) | settings
-        if args.fid or both:
-            samples, settings = sampler(args.n_fid, args.scale if args.fid_scale is None else args.fid_scale)
-            result["distribution"] = digits.distribution(arbiter, samples) | settings
-            result["memorisation"] = digits.memorisation(samples[:1000]) | {"scale": settings["scale"]}
-    if args.grid and sampler.first is not None:
+    if needs_judge:
+        with Engine(path) as engine:
+            sampler = _Sampler(engine, args, bool(classes))
+            result["engine"] = _of_engine(engine)
+            if args.label_accuracy or both:
+                samples, settings = sampler(args.n, args.scale)
+                result["label_accuracy"] = digits.label_accuracy(arbiter, samples, sampler.labels(args.n)) | settings
+            if args.fid or both:
+                samples, settings = sampler(args.n_fid, args.scale if args.fid_scale is None else args.fid_scale)
+                result["distribution"] = digits.distribution(arbiter, samples) | settings
+                result["memorisation"] = digits.memorisation(samples[:1000]) | {"scale": settings["scale"]}
+    if args.grid:
         sampler.first.save(args.grid)
     if args.json:
         with atomic_file(args.json) as file:
             file.write((json.dumps(result, indent=2) + "\n").encode())
     print(render(result))
     return 0
+
+
+def _of_engine(engine: Any) -> dict[str, Any]:
+    info = engine.info()
+    return {k: info[k] for k in ("version", "backend", "backend_version", "precision", "fingerprint")}
 
 
 def _check(manifest: dict[str, Any], classes: int, labelled: bool) -> None:
