@@ -68,13 +68,17 @@ class Evaluations:
         """What `Engine._wait` tells a progress bar: of one request; the bar shows all."""
         self._bar.update(self._done, self.expected)
 
-    def rows(self, sampler: str, steps: int, *, prediction: str | None = None, **options: Any) -> tuple[np.ndarray, float]:
+    def rows(
+        self, sampler: str, steps: int, *, prediction: str | None = None, **options: Any
+    ) -> tuple[np.ndarray, float]:
         """A sampler's table in float64 (`row.ROW64`) on this engine's schedule, and its initial sigma.
 
         prediction: of another network in the plan's place, whose p and q then say alpha and sigma.
         """
         known = ("alpha_bar", "schedule", "time") if prediction is None else ("alpha_bar", "schedule")
-        model = {k: self.model[k] for k in known if k in self.model} | {"prediction": prediction or self.model["prediction"]}
+        model = {k: self.model[k] for k in known if k in self.model} | {
+            "prediction": prediction or self.model["prediction"]
+        }
         given = dict.fromkeys(_OPTIONS) | {"sampler": sampler, "steps": steps, "clip": "none"} | options
         data, init_sigma = _core.rows(self.alpha_bar, json.dumps(model), solver_options(**given), True)
         return _exact(data), init_sigma

@@ -6,8 +6,8 @@
 | prior         | L_T, or the density of the noise that an image flows to        |
 | D             | numbers in an image; every figure is divided by D ln 2         |
 
-Sources: Ho et al. 2020 (2006.11239) eq. 5, 7, 13; Nichol & Dhariwal 2021 (2102.09672) eq. 15; Song et al. 2021 (2011.13456)
-eq. 39 and appendix D.2. Sums are float64; states and the network's outputs are the engine's own float32.
+Sources: Ho et al. 2020 (2006.11239) eq. 5, 7, 13; Nichol & Dhariwal 2021 (2102.09672) eq. 15; Song et al. 2021
+(2011.13456) eq. 39 and appendix D.2. Sums are float64; states and the network's outputs are the engine's own float32.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ _OFF_LEVEL = 0.01  # of the step between two 8-bit levels: what float32 makes of
 class VariationalBound:
     """-log2 p(x) <= total, in bits per dimension; arrays float64, one row per image.
 
-    total [n] = terms.sum(1) + prior. terms [n, K]: column k belongs to timesteps[k], noise growing; column 0 is L_0 (the decoder),
-    the others are KL(q(x_{t-1} | x_t, x_0) | p). prior [n]: L_T. mse [n, K] of eps and xstart_mse [n, K] of x_0, means over the
-    image in the data's own units. seeds [n], labels [n] (-1 unconditional); nfe: network evaluations of one image.
+    total [n] = terms.sum(1) + prior. terms [n, K]: column k belongs to timesteps[k], noise growing; column 0 is L_0
+    (the decoder), the others are KL(q(x_{t-1} | x_t, x_0) | p). prior [n]: L_T. mse [n, K] of eps and xstart_mse [n, K]
+    of x_0, means over the image in the data's own units. seeds [n], labels [n] (-1 unconditional); nfe: network
+    evaluations of one image.
     """
 
     total: np.ndarray
@@ -61,8 +62,8 @@ class VariationalBound:
 class FlowLikelihood:
     """-log2 p(x) of the probability flow, in bits per dimension; float64 [n].
 
-    total = prior + change + offset. prior: of the noise x flows to; change: minus the integral of the flow's divergence; offset:
-    log2 of the number of 8-bit levels per unit of the data, 7 for data in [-1, 1], 0 for floats.
+    total = prior + change + offset. prior: of the noise x flows to; change: minus the integral of the flow's
+    divergence; offset: log2 of the number of 8-bit levels per unit of the data, 7 for data in [-1, 1], 0 for floats.
     """
 
     total: np.ndarray
@@ -76,7 +77,7 @@ class FlowLikelihood:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What is asked about. x0 float32 [n, *shape] in the data's range; levels uint8 like x0, None for floats of the ODE."""
+    """x0 float32 [n, *shape] in the data's range; levels uint8 like x0, None for floats of the ODE."""
 
     x0: np.ndarray
     levels: np.ndarray | None
@@ -103,15 +104,19 @@ def bits_per_dim(
     Args:
         images: uint8 [n, H, W, C], or float32 [n, *shape]. "vlb" takes 8-bit levels of the data's range alone.
         labels: a class number or name, repeated; or n of them. None, -1: unconditional.
-        method: "vlb", the variational bound of a discrete plan of images (2006.11239 eq. 5): a `VariationalBound`. "ode", the
-            density of the probability flow (2011.13456 eq. 39): a `FlowLikelihood`. uint8 images are then dequantised.
-        steps: vlb: of the chain, 2 to T (the default), spaced as improved-diffusion's (2102.09672 section 4). ode: Heun's steps,
-            default 50, two evaluations of the flow each, 1 + 2 probes of the network per evaluation.
-        variance: of the reverse process, "fixed_small", "fixed_large" or the network's own; None: the network's, else the plan's.
+        method: "vlb", the variational bound of a discrete plan of images (2006.11239 eq. 5): a `VariationalBound`.
+            "ode", the density of the probability flow (2011.13456 eq. 39): a `FlowLikelihood`. uint8 images are then
+            dequantised.
+        steps: vlb: of the chain, 2 to T (the default), spaced as improved-diffusion's (2102.09672 section 4). ode:
+            Heun's steps, default 50, two evaluations of the flow each, 1 + 2 probes of the network per evaluation.
+        variance: of the reverse process, "fixed_small", "fixed_large" or the network's own; None: the network's, else
+            the plan's.
         clip: x0 is clamped to the data range before the posterior mean, as in improved-diffusion. None: True.
-        probe: "rademacher" (the default) or "gaussian": of the divergence's estimate, by central differences in float32.
+        probe: "rademacher" (the default) or "gaussian": of the divergence's estimate, by central differences in
+            float32.
         probes: averaged per evaluation, the same along an image's whole way. None: 1.
-        seed: image i uses seed + i mod 2^64 for its noise, probes and dequantisation. None: a fresh one, in the result's `.seeds`.
+        seed: image i uses seed + i mod 2^64 for its noise, probes and dequantisation. None: a fresh one, in the
+            result's `.seeds`.
         seeds: one per image, instead of seed. The same seed gives an image the same bits in any batch.
 
     Raises:
@@ -147,7 +152,11 @@ def seeds_of(seed: Any, seeds: Any, n: int) -> np.ndarray:
         raise OptionError("seed: expected either seed or seeds, got both")
     if seeds is not None:
         return call.seeds_of(seeds, n)
-    first = np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else arrays.integer(seed, "seed", 0, 2**64 - 1)
+    first = (
+        np.random.SeedSequence().generate_state(1, np.uint64)[0]
+        if seed is None
+        else arrays.integer(seed, "seed", 0, 2**64 - 1)
+    )
     return np.array([(int(first) + i) % 2**64 for i in range(n)], np.uint64)
 
 

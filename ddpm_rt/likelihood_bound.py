@@ -20,9 +20,10 @@ _LEAST_PROBABILITY = 1e-12  # of a pixel: improved-diffusion's clamp
 
 
 class Chain:
-    """The chain of `steps` levels, the noisiest first, from the engine's own rows: alpha, sigma [K] of x_t; t [K]; v0 [K], the
-    weight of x0 in the posterior mean (eq. 7), whose weight of x_t is the same in q and p; small, large [K], log beta~ and
-    log beta. The step to the image has beta~ = 0: improved-diffusion's code gives it the value of the step before.
+    """The chain of `steps` levels, the noisiest first, from the engine's own rows: alpha, sigma [K] of x_t; t [K]; v0
+    [K], the weight of x0 in the posterior mean (eq. 7), whose weight of x_t is the same in q and p; small, large [K],
+    log beta~ and log beta. The step to the image has beta~ = 0: improved-diffusion's code gives it the value of the
+    step before.
     """
 
     def __init__(self, evaluations: Evaluations, steps: int) -> None:
@@ -47,7 +48,7 @@ def variational_bound(
             "method: expected 'ode' for a plan in continuous time, got 'vlb': the bound is a sum over a discrete chain"
         )
     if T < 2:
-        raise OptionError("method: expected 'ode' for a schedule of one timestep, got 'vlb'")
+        raise OptionError("method: expected a schedule of 2 timesteps or more for 'vlb', got 1")
     K = T if steps is None else arrays.integer(steps, "steps", 2, T)
     if clip not in (None, True, False):
         raise OptionError(f"clip: expected True or False, got {clip!r}")
@@ -73,7 +74,9 @@ def variational_bound(
     prior = means(gaussian_kl(chain.alpha[0] * x0, 2 * math.log(chain.sigma[0]), 0.0)) / math.log(2)
     nfe = K * (1 if kind in _FIXED else 2)
     total = np.array([row.sum() for row in terms]) + prior
-    return VariationalBound(total, terms, prior, chain.t[::-1].copy(), mse, xstart_mse, evaluations.seeds, evaluations.labels, nfe)
+    return VariationalBound(
+        total, terms, prior, chain.t[::-1].copy(), mse, xstart_mse, evaluations.seeds, evaluations.labels, nfe
+    )
 
 
 def variance_kind(given: str | None, network: str, default: str) -> str:
@@ -91,8 +94,8 @@ def clip_bounds(clip_range: Any, data_range: tuple[float, float]) -> tuple[float
 
 
 def each_level(evaluations: Evaluations, asked: Asked, chain: Chain, kind: str) -> Iterator[tuple[Any, ...]]:
-    """For each level, the noisiest first: x_t = alpha x0 + sigma eps (eq. 4) float32 [n, *shape], eps, the network's output for
-    x_t, and the learned log variance or None."""
+    """For each level, the noisiest first: x_t = alpha x0 + sigma eps (eq. 4) float32 [n, *shape], eps, the network's
+    output for x_t, and the learned log variance or None."""
     seeds, shape, every, context = evaluations.seeds, evaluations.shape, np.arange(len(asked.x0)), collections.deque()
     is_learned, T = kind not in _FIXED, len(evaluations.alpha_bar)
 
@@ -144,8 +147,8 @@ def gaussian_kl(gap: np.ndarray, log_q: float, log_p: Any) -> np.ndarray:
 
 
 def decoder_bits(asked: Asked, mean: np.ndarray, log_var: Any) -> np.ndarray:
-    """L_0, eq. 13: minus log2 of what N(mean, e^log_var) gives to each pixel's own level, half a level to either side; the
-    darkest and the brightest level own the tail.  -> [n]"""
+    """L_0, eq. 13: minus log2 of what N(mean, e^log_var) gives to each pixel's own level, half a level to either side;
+    the darkest and the brightest level own the tail.  -> [n]"""
     low, high = asked.range
     half, x0 = (high - low) / 510, low + asked.levels * ((high - low) / 255)
     scale = np.exp(-0.5 * log_var)

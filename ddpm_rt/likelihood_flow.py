@@ -1,9 +1,10 @@
 """The likelihood of the probability flow: Song et al. 2021 (2011.13456) eq. 13 and 39.
 
-In x / alpha, and in the network's own space where the noise model is flow, the flow is dx / dsigma = (x - x0(x, sigma)) / sigma
-(Karras et al. 2206.00364 eq. 1), and log p(x) = log p(noise) + the integral of its divergence over sigma. The divergence is
-estimated by probes, v' J v (Skilling, Hutchinson), J v by central differences in float32. Heun's steps over the noise levels of
-`euler`; the divergence, which is like 1 / sigma at both ends, by the trapezium rule over log sigma.
+In x / alpha, and in the network's own space where the noise model is flow, the flow is dx / dsigma = (x - x0(x, sigma))
+/ sigma (Karras et al. 2206.00364 eq. 1), and log p(x) = log p(noise) + the integral of its divergence over sigma. The
+divergence is estimated by probes, v' J v (Skilling, Hutchinson), J v by central differences in float32. Heun's steps
+over the noise levels of `euler`; the divergence, which is like 1 / sigma at both ends, by the trapezium rule over log
+sigma.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _STREAM_STEPS, _STREAM_AUGMENT = 1, 3
 
 
 class Flow:
-    """Levels, the least noisy first, and the flow's velocity at each; sigma [K]; prior_std; alpha at the least noisy level."""
+    """Levels, the least noisy first, and the flow's velocity at each. sigma [K + 1]; alpha at the first; prior_std."""
 
     def __init__(self, evaluations: Evaluations, steps: int, probe: np.ndarray) -> None:
         schedule = evaluations.model.get("schedule", {})
@@ -66,7 +67,7 @@ def distinct_integers(t: np.ndarray, T: int) -> np.ndarray:
 def flow_likelihood(
     evaluations: Evaluations, asked: Asked, *, steps: int | None, probe: str | None, probes: int | None
 ) -> FlowLikelihood:
-    """-log2 p of x0 under the least of the model's noise, which is what the flow begins with (Song et al. appendix D.2)."""
+    """-log2 p of x0 under the model's least noise, where the flow begins (Song et al. appendix D.2)."""
     kind = one_of(probe or PROBES[0], "probe", PROBES)
     count = 1 if probes is None else arrays.integer(probes, "probes", 1, _MOST_PROBES)
     precision = evaluations.precision
@@ -76,6 +77,8 @@ def flow_likelihood(
             "network need float32"
         )
     T = len(evaluations.alpha_bar)
+    if T == 1:
+        raise OptionError("method: expected a schedule of 2 timesteps or more for 'ode', got 1")
     most = T - 1 if T else _MOST_STEPS
     K = min(DEFAULT_ODE_STEPS, most) if steps is None else arrays.integer(steps, "steps", 1, most)
     evaluations.expected = 2 * K
@@ -93,12 +96,14 @@ def flow_likelihood(
     std = flow.prior_std
     prior = (0.5 * means((x / std) ** 2) + 0.5 * math.log(2 * math.pi) + math.log(std)) / math.log(2)
     change = (-integral / D - math.log(flow.alpha)) / math.log(2)
-    return FlowLikelihood(prior + change + offset, prior, change, offset, evaluations.seeds, evaluations.labels, 2 * K * (1 + 2 * count))
+    return FlowLikelihood(
+        prior + change + offset, prior, change, offset, evaluations.seeds, evaluations.labels, 2 * K * (1 + 2 * count)
+    )
 
 
 def dequantised(asked: Asked, seeds: np.ndarray) -> tuple[np.ndarray, float]:
-    """(x [n, *shape], offset): level k of 256 is uniform in [k, k + 1) / 256 of the range, whose density is log2(256 / range) bits
-    short of the level's probability. u = Phi(normal of stream 3)."""
+    """(x [n, *shape], offset): level k of 256 is uniform in [k, k + 1) / 256 of the range, whose density is log2(256 /
+    range) bits short of the level's probability. u = Phi(normal of stream 3)."""
     if asked.levels is None:
         return asked.x0.astype(np.float64), 0.0
     low, high = asked.range

@@ -15,7 +15,8 @@ BOUNDS = ("fixed_small", "fixed_large")
 
 
 def held_out_bits(engine: Any, n: int, seed: int, steps: int | None, conditional: bool) -> dict[str, Any]:
-    """Means over n digits, spread over the ten classes; each with the standard error of its mean. Labels are the digits' own."""
+    """Means over n digits, spread over the ten classes; each with the standard error of its mean. Labels are the
+    digits' own."""
     held = mnist5k("held_out")
     if n > len(held):
         raise OptionError(f"n-bits: expected at most the {len(held)} held-out digits, got {n}")

@@ -133,7 +133,9 @@ class _Sampler:
             labels = self.labels(n)[have:].tolist() if self.conditional else None
             first = arrays.integer(a.seed, "seed", 0, 2**64 - 1)
             seeds = [(first + i) % 2**64 for i in range(have, n)]
-            images = self.engine.sample(n - have, labels=labels, scale=scale, steps=a.steps, sampler=a.sampler, seeds=seeds)
+            images = self.engine.sample(
+                n - have, labels=labels, scale=scale, steps=a.steps, sampler=a.sampler, seeds=seeds
+            )
             self.first = images[:100] if self.first is None else self.first
             made = np.asarray(images) if made is None else np.concatenate([made, images])
             seconds += images.seconds

