@@ -245,3 +245,32 @@ def test_deviation_rows_have_the_flag_of_their_kind():
     for kind, flag in (("learned", row.LEARNED_VAR), ("learned_range", row.LEARNED_RANGE)):
         table = deviation_table(base, kind, -3.0, -2.0, 7)
         assert table.rows["flags"][0] == flag | row.LAST and table.rows["noise_index"][0] == 7
+
+
+def test_the_flow_takes_every_timestep_of_a_short_schedule():
+    asked = set()
+
+    def fn(x, t, labels):
+        asked.update(t.tolist())
+        return x
+
+    x = np.zeros((1, 2), np.float32)
+    with ddpm_rt.Engine.from_callable(fn, (2,), {"name": "cosine", "T": 12}) as engine:
+        for steps in (11, 10, 3):
+            asked.clear()
+            engine.bits_per_dim(x, method="ode", steps=steps, seed=0)
+            assert len(asked) == steps + 1 and {0.0, 11.0} <= asked <= {float(t) for t in range(12)}
+        asked.clear()
+        engine.bits_per_dim(x, method="ode", seed=0)
+        assert len(asked) == 12
+        with pytest.raises(ddpm_rt.OptionError, match="steps: expected an integer from 1 to 11, got 12"):
+            engine.bits_per_dim(x, method="ode", steps=12)
+
+
+def test_the_flow_refuses_an_engine_that_rounds_more():
+    try:
+        engine = ddpm_rt.Engine("digits", precision="bf16")
+    except ddpm_rt.BackendError as e:
+        pytest.skip(f"no bf16 here: {e}")
+    with engine, pytest.raises(ddpm_rt.OptionError, match="method: expected an engine opened with precision='fp32'"):
+        engine.bits_per_dim(np.zeros((1, 28, 28, 1), np.uint8), method="ode")
