@@ -103,6 +103,8 @@ class Engine {
     return unlocked([&] { return engine->info(); });
   }
 
+  std::string model() const { return opened()->model(); }
+
   // out: an array, or (address, bytes, is uint8, owner) in the device's memory. guide: another Engine, or null.
   std::unique_ptr<Request> submit(const py::object& out, const Shape& shape, const py::dict& given, py::object callback, Engine* guide) {
     const auto engine = opened();
@@ -211,6 +213,7 @@ void bind_engine(py::module_& m) {
                   arg("options"), arg("networks") = py::list())
       .def("close", &Engine::close)
       .def("info", &Engine::info)
+      .def("model", &Engine::model)
       .def("submit", &Engine::submit, arg("out"), arg("shape"), arg("options"), arg("callback"), arg("guide").none(true))
       .def("denoiser_error", &Engine::denoiser_error, arg("message"))
       .def("forget_denoiser_error", &Engine::forget_denoiser_error);

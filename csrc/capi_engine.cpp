@@ -135,6 +135,15 @@ ddpm_rt_status ddpm_rt_engine_info(ddpm_rt_engine* engine, ddpm_rt_string** json
   });
 }
 
+ddpm_rt_status ddpm_rt_engine_model(ddpm_rt_engine* engine, ddpm_rt_string** json) {
+  return guarded([&] {
+    expect_given(engine, "engine");
+    expect_given(json, "json");
+    *json = new ddpm_rt_string{engine->engine->model()};
+    return DDPM_RT_OK;
+  });
+}
+
 ddpm_rt_status ddpm_rt_engine_submit(ddpm_rt_engine* engine, const ddpm_rt_sample_options* options, void* out,
                                      size_t out_bytes, ddpm_rt_request** request) {
   return guarded([&] {

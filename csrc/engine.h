@@ -44,6 +44,7 @@ class Engine {
   // Checks and copies all of `options`; throws Error. Any thread of the process that opened the engine, but its own.
   std::shared_ptr<Request> submit(const ddpm_rt_sample_options& options, void* out, size_t out_bytes);
   std::string info() const;
+  std::string model() const;  // engine_model.cpp: JSON that read_model takes, and alpha_bar, clip_range
   bool in_child() const { return pid_ != process_id(); }
   bool is_lane_thread() const { return lane_->is_lane_thread(); }
 

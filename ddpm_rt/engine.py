@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import _core, call, devices, images, lifetime, options, plan_files
+from . import _core, call, devices, images, lifetime, likelihood, options, plan_files
 from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
 from .tables import Table
@@ -331,6 +331,8 @@ class Engine:
                 self._running -= 1
                 if self._running == 0:
                     core.forget_denoiser_error()
+
+    bits_per_dim = likelihood.bits_per_dim
 
     def _warn_of_defects(self, given: Mapping[str, Any], depth: int) -> None:
         """One warning for each defect of a project in compat that this call meets, each once in the engine's life."""

@@ -14,10 +14,11 @@ import numpy as np
 from .. import arrays
 from ..errors import OptionError
 
-DESCRIPTION = "Judge the samples of a plan of digits. Without --label-accuracy or --fid, both."
+DESCRIPTION = "Judge the samples of a plan of digits. Without --label-accuracy, --fid or --bits-per-dim, the first two."
 EXAMPLES = """examples:
   ddpm-rt evaluate digits --label-accuracy --n 1000 --scale 3     are 1,000 samples the digits they were asked to be?
   ddpm-rt evaluate digits --fid --n-fid 5000 --fid-scale 1        FID@digits, KID@digits, precision, recall
+  ddpm-rt evaluate digits --bits-per-dim --n-bits 100             how likely are held-out digits? (docs/likelihood.md)
   ddpm-rt evaluate digits --json result.json --grid samples.png   both, kept; docs/model_digits.md is made of it:
   python -m ddpm_rt.evaluation.card result.json -o docs/model_digits.md
 
@@ -34,7 +35,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fid", action="store_true", help="FID@digits, KID@digits, precision, recall, memorisation")
     parser.add_argument("--n-fid", type=int, default=5000, help="samples for it (default 5000)")
     parser.add_argument("--fid-scale", type=float, help="guidance scale for it; default: --scale")
-    parser.add_argument("--steps", type=int, help="default: the plan's")
+    parser.add_argument(
+        "--bits-per-dim", action="store_true", help="variational bound and flow likelihood of held-out digits; no judge"
+    )
+    parser.add_argument("--n-bits", type=int, default=100, help="digits for it, 2 to 500 (default 100)")
+    parser.add_argument("--steps", type=int, help="default: the plan's; with --bits-per-dim: of the bound, default T")
     parser.add_argument("--sampler", help="default: the plan's")
     parser.add_argument("--seed", type=int, default=0, help="of the first sample (default 0)")
     parser.add_argument(
@@ -48,32 +53,43 @@ def main(args: argparse.Namespace) -> int:
     from .. import plan, plan_files
     from ..engine import Engine
     from ..images import atomic_file, check_writable
-    from . import digits, judge
 
-    both = not (args.label_accuracy or args.fid)
-    for name, least in (("n", 1), ("n_fid", 100)):
+    both = not (args.label_accuracy or args.fid or args.bits_per_dim)
+    needs_judge = both or args.label_accuracy or args.fid
+    for name, least in (("n", 1), ("n_fid", 100), ("n_bits", 2)):
         if getattr(args, name) < least:
             raise OptionError(f"{name.replace('_', '-')}: expected at least {least}, got {getattr(args, name)}")
+    if args.grid and not needs_judge:
+        raise OptionError("grid: expected it unset with --bits-per-dim alone, which samples nothing")
     for path in filter(None, (args.json, args.grid)):
         check_writable(path)
     path = plan_files.find(args.plan)
     manifest = plan.inspect(path)["manifest"]
     classes = (manifest.get("conditions", {}).get("label") or {}).get("classes", 0)
     _check(manifest, classes, args.label_accuracy or both)
-    arbiter = judge.load_or_train(args.judge_epochs or judge.EPOCHS, progress=_progress())
-    result: dict[str, Any] = {"plan": _identity(path, manifest), "judge": _describe(arbiter)}
-    with Engine(path) as engine:
-        sampler = _Sampler(engine, args, bool(classes))
-        result["engine"] = {
-            k: engine.info()[k] for k in ("version", "backend", "backend_version", "precision", "fingerprint")
-        }
-        if args.label_accuracy or both:
-            samples, settings = sampler(args.n, args.scale)
-            result["label_accuracy"] = digits.label_accuracy(arbiter, samples, sampler.labels(args.n)) | settings
-        if args.fid or both:
-            samples, settings = sampler(args.n_fid, args.scale if args.fid_scale is None else args.fid_scale)
-            result["distribution"] = digits.distribution(arbiter, samples) | settings
-            result["memorisation"] = digits.memorisation(samples[:1000]) | {"scale": settings["scale"]}
+    result: dict[str, Any] = {"plan": _identity(path, manifest)}
+    if needs_judge:
+        from . import digits, judge
+
+        arbiter = judge.load_or_train(args.judge_epochs or judge.EPOCHS, progress=_progress())
+        result["judge"] = _describe(arbiter)
+    if args.bits_per_dim:
+        from .bits import held_out_bits
+
+        with Engine(path, precision="fp32") as engine:
+            result["engine"] = _of_engine(engine)
+            result["bits_per_dim"] = held_out_bits(engine, args.n_bits, args.seed, args.steps, bool(classes))
+    if needs_judge:
+        with Engine(path) as engine:
+            sampler = _Sampler(engine, args, bool(classes))
+            result["engine"] = _of_engine(engine)
+            if args.label_accuracy or both:
+                samples, settings = sampler(args.n, args.scale)
+                result["label_accuracy"] = digits.label_accuracy(arbiter, samples, sampler.labels(args.n)) | settings
+            if args.fid or both:
+                samples, settings = sampler(args.n_fid, args.scale if args.fid_scale is None else args.fid_scale)
+                result["distribution"] = digits.distribution(arbiter, samples) | settings
+                result["memorisation"] = digits.memorisation(samples[:1000]) | {"scale": settings["scale"]}
     if args.grid:
         sampler.first.save(args.grid)
     if args.json:
@@ -81,6 +97,11 @@ def main(args: argparse.Namespace) -> int:
             file.write((json.dumps(result, indent=2) + "\n").encode())
     print(render(result))
     return 0
+
+
+def _of_engine(engine: Any) -> dict[str, Any]:
+    info = engine.info()
+    return {k: info[k] for k in ("version", "backend", "backend_version", "precision", "fingerprint")}
 
 
 def _check(manifest: dict[str, Any], classes: int, labelled: bool) -> None:
@@ -112,7 +133,9 @@ class _Sampler:
             labels = self.labels(n)[have:].tolist() if self.conditional else None
             first = arrays.integer(a.seed, "seed", 0, 2**64 - 1)
             seeds = [(first + i) % 2**64 for i in range(have, n)]
-            images = self.engine.sample(n - have, labels=labels, scale=scale, steps=a.steps, sampler=a.sampler, seeds=seeds)
+            images = self.engine.sample(
+                n - have, labels=labels, scale=scale, steps=a.steps, sampler=a.sampler, seeds=seeds
+            )
             self.first = images[:100] if self.first is None else self.first
             made = np.asarray(images) if made is None else np.concatenate([made, images])
             seconds += images.seconds
@@ -162,8 +185,9 @@ def _describe(arbiter: Any) -> dict[str, Any]:
 
 def render(result: dict[str, Any]) -> str:
     """The figures as a few lines of text."""
-    judge = result["judge"]
-    lines = [f"judge: {judge['held_out_accuracy']:.1%} of {judge['held_out_n']} held-out digits right"]
+    lines = []
+    if judge := result.get("judge"):
+        lines.append(f"judge: {judge['held_out_accuracy']:.1%} of {judge['held_out_n']} held-out digits right")
     if found := result.get("label_accuracy"):
         low, high = found["interval95"]
         lines.append(
@@ -188,4 +212,8 @@ def render(result: dict[str, Any]) -> str:
             f"{found['held_out']['median']:.2f}; {found['nearer']:.1%} nearer than 99 % of the held-out, "
             f"{found['copies']} copies"
         )
+    if found := result.get("bits_per_dim"):
+        from .bits import render as render_bits
+
+        lines += render_bits(found)
     return "\n".join(lines)

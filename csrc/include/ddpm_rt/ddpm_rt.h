@@ -182,6 +182,8 @@ DDPM_RT_API void ddpm_rt_engine_release(ddpm_rt_engine* engine);
 /* JSON: backend, versions, precision, threads, buckets with measured seconds, invariance probe, shape, schedule, defaults,
  * class_names, fingerprint. */
 DDPM_RT_API ddpm_rt_status ddpm_rt_engine_info(ddpm_rt_engine* engine, ddpm_rt_string** json);
+/* JSON: what `model` of ddpm_rt_rows takes, with alpha_bar [T] (empty in continuous time) and clip_range [2]. */
+DDPM_RT_API ddpm_rt_status ddpm_rt_engine_model(ddpm_rt_engine* engine, ddpm_rt_string** json);
 
 /* Called after every tick from the engine's thread (on a GPU while the next one runs). row of rows are done; x0 is [images, elements] float32, the current
  * predictions of the images in flight, valid during the call. Return 0 to go on, 1 to stop (DDPM_RT_CANCELLED). */

@@ -216,6 +216,11 @@ class Engine {
     check(ddpm_rt_engine_info(handle_.get(), &json));
     return take(json);
   }
+  std::string model() const {  // JSON for ddpm_rt_rows
+    ddpm_rt_string* json = nullptr;
+    check(ddpm_rt_engine_model(handle_.get(), &json));
+    return take(json);
+  }
   ddpm_rt_engine* get() const { return handle_.get(); }
 
  private:
