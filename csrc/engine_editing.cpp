@@ -3,8 +3,11 @@
 #include <cstdio>
 #include <limits>
 #include <new>
-#include <stdexcept>
 #include <utility>
+
+#ifndef _WIN32
+#include <unistd.h>
+#endif
 
 #include "engine.h"
 #include "step.h"
@@ -29,6 +32,14 @@ std::vector<float> pictures(const char* field, const float* from, size_t count, 
     refuse(text);
   }
   return {from, from + count};
+}
+
+double physical_memory() {
+#ifdef _WIN32
+  return 1e18;
+#else
+  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+#endif
 }
 
 }  // namespace
@@ -99,7 +110,7 @@ void Engine::set_editing(const ddpm_rt_sample_options& options, RequestSpec* req
 std::shared_ptr<Request> make_request(RequestSpec spec) {
   const double n = static_cast<double>(spec.n), each = static_cast<double>(spec.x0_count()) * static_cast<double>(spec.elements);
   try {
-    if (n * each > static_cast<double>(std::numeric_limits<std::ptrdiff_t>::max() / 4)) throw std::bad_alloc();
+    if (n * each * sizeof(float) > physical_memory()) throw std::bad_alloc();  // the system may promise more than it has
     return std::make_shared<Request>(std::move(spec));
   } catch (const std::bad_alloc&) {
     char text[120];

@@ -410,13 +410,14 @@ BAD = [
     (ddpm_rt.OptionError, "resamples", {"image": PICTURES, "strength": 0.5, "resamples": 3}),
     (ddpm_rt.OptionError, "resamples", {"image": PICTURES, "mask": MASK, "resamples": 1.5}),
     (ddpm_rt.OptionError, "x0_every", {"x0_every": 0}),
+    (ddpm_rt.OptionError, "x0_every", {"x0_every": 1, "n": 5_000_000, "steps": 1000, "sampler": "heun", "clip": "none"}),
 ]
 
 
 @pytest.mark.parametrize(("error", "field", "options"), BAD, ids=[f"{f}-{i}" for i, (_, f, _) in enumerate(BAD)])
 def test_bad_input_names_its_field(engine, error, field, options):
     with pytest.raises(error, match=rf"^{field}.*expected.*got"):
-        engine.sample(3, **options)
+        engine.sample(**{"n": 3, **options})
 
 
 @pytest.mark.parametrize(
