@@ -33,7 +33,7 @@ class Request {
     return py::dict(py::arg("labels") = Int64Array(static_cast<py::ssize_t>(r.labels.size()), r.labels.data()),
                     py::arg("seeds") = UInt64Array(static_cast<py::ssize_t>(r.seeds.size()), r.seeds.data()),
                     py::arg("bad") = py::tuple(py::cast(r.bad)), py::arg("nfe") = r.nfe, py::arg("seconds") = r.seconds,
-                    py::arg("steps") = r.steps);
+                    py::arg("steps") = r.steps, py::arg("x0") = FloatArray(static_cast<py::ssize_t>(r.x0.size()), r.x0.data()));
   }
 
  private:

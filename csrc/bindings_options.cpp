@@ -55,6 +55,13 @@ void SampleCall::read(const std::string& name, const py::handle& value) {
   number("threshold", &options.threshold);
   floats("latents", &options.latents, &options.latent_elements);
   floats("x_init", &options.x_init, &options.x_init_elements);
+  floats("image", &options.image, &options.image_elements);
+  floats("mask", &options.mask, &options.mask_elements);
+  number("strength", &options.strength);
+  number("jump_length", &options.jump_length);
+  number("resamples", &options.resamples);
+  number("invert", &options.invert);
+  number("x0_every", &options.x0_every);
   if (name == "labels") options.labels = copied<int64_t>(value), is_known_ = true;
   if (name == "negative") options.negative = copied<int64_t>(value), is_known_ = true;
   if (name == "seeds") options.seeds = copied<uint64_t>(value), is_known_ = true;

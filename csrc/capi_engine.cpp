@@ -64,6 +64,7 @@ void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_
   full.guidance_rescale = full.guidance_interval_lo = full.guidance_interval_hi = full.eta;
   full.threshold_p = full.threshold_cap = full.classifier_scale = full.eta;
   full.init_sigma = 1;
+  full.strength = full.eta;
   ddpm_rt::write_struct(full, options, struct_size);
 }
 
@@ -195,6 +196,7 @@ ddpm_rt_status ddpm_rt_request_result(const ddpm_rt_request* request, ddpm_rt_re
     full.nfe = r.spec().nfe;
     full.seconds = r.seconds();
     full.steps = r.spec().table->steps;
+    if (r.status() == 0 && !r.x0().empty()) full.x0 = r.x0().data(), full.x0_elements = r.x0().size();
     ddpm_rt::write_struct(full, result, result->struct_size);
     return DDPM_RT_OK;
   });

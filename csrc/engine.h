@@ -27,6 +27,10 @@ class Engine;
 void read_guidance(const ddpm_rt_sample_options& options, GuidanceOptions* to);
 bool has_guidance(const ddpm_rt_sample_options& options);
 std::string guidance_key(const GuidanceOptions& guidance);  // equal where the numbers are
+// What a call's edit asks of its table; engine_editing.cpp.
+EditOptions read_editing(const ddpm_rt_sample_options& options);
+std::string editing_key(const EditOptions& edit);
+std::shared_ptr<Request> make_request(RequestSpec spec);  // an Error where what it keeps does not fit in memory
 const Engine& engine_of(const ddpm_rt_engine* handle);      // capi_engine.cpp
 
 std::string section_digest(const Plan& plan, const std::string& section);  // hex
@@ -75,6 +79,7 @@ class Engine {
   void set_scale(const ddpm_rt_sample_options& options, RequestSpec* request) const;
   void set_conditions(const ddpm_rt_sample_options& options, RequestSpec* request) const;  // needs n, guide, scale, table
   void set_guide(const ddpm_rt_sample_options& options, RequestSpec* request) const;  // engine_guidance.cpp
+  void set_editing(const ddpm_rt_sample_options& options, RequestSpec* request) const;  // engine_editing.cpp; after set_start
   void set_output(const ddpm_rt_sample_options& options, void* out, size_t out_bytes, RequestSpec* request) const;
   std::string fingerprint(const std::string& report) const;
 

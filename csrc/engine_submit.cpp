@@ -90,20 +90,22 @@ std::shared_ptr<const Table> Engine::table_for(const ddpm_rt_sample_options& opt
     if (names_any) refuse(Code::kOption, "sampler: expected a table alone, got options of a sampler beside it: the rows say it all");
     std::vector<StepRow> rows(options.row_count);
     if (!rows.empty()) std::memcpy(rows.data(), options.rows, rows.size() * sizeof(StepRow));
-    return std::make_shared<const Table>(table_from_rows(std::move(rows), options.init_sigma, lane_flags(spec_)));
+    const uint32_t flags = lane_flags(spec_) | (options.mask != nullptr ? kBlend : 0u);
+    return std::make_shared<const Table>(table_from_rows(std::move(rows), options.init_sigma, flags));
   }
-  const SolverOptions o = solver_options_for(options);
+  SolverOptions o = solver_options_for(options);
+  o.edit = read_editing(options);
   char eta_bits[40];
   std::snprintf(eta_bits, sizeof eta_bits, "%a", o.eta);
   const std::string key = o.sampler + "|" + std::to_string(o.steps) + "|" + o.clip + "|" + o.variance + "|" + o.grid + "|" +
-                          o.compat + "|" + eta_bits + "|" + guidance_key(o.guidance) + "|" + chosen(options.sampler_options, "");
+                          o.compat + "|" + eta_bits + "|" + guidance_key(o.guidance) + "|" + editing_key(o.edit) + "|" + chosen(options.sampler_options, "");
   {
     std::lock_guard<std::mutex> lock(tables_mutex_);
     const auto found = tables_.find(key);
     if (found != tables_.end()) return found->second;
   }
   auto table = std::make_shared<const Table>(compile_table(spec_.schedule, spec_.prediction, o));
-  validate_table(table->rows, lane_flags(spec_));
+  validate_table(table->rows, lane_flags(spec_) | (o.edit.keeps_known ? kBlend : 0u));
   std::lock_guard<std::mutex> lock(tables_mutex_);
   if (tables_.size() >= kMostTables) tables_.clear();
   tables_[key] = table;
@@ -241,6 +243,7 @@ std::shared_ptr<Request> Engine::submit(const ddpm_rt_sample_options& options, v
     request.negative = labels_of(options.negative, options.negative_count, "negative", request);
   }
   set_start(options, &request);
+  set_editing(options, &request);
   request.callback = options.callback;
   request.callback_user = options.callback_user;
 
@@ -250,7 +253,7 @@ std::shared_ptr<Request> Engine::submit(const ddpm_rt_sample_options& options, v
     const Evaluated e = evaluated(row, request.scale, any_label || request.guide != nullptr);
     request.nfe += int{e.cond} + int{e.uncond};
   }
-  auto submitted = std::make_shared<Request>(std::move(request));
+  auto submitted = make_request(std::move(request));
   lane_->submit(submitted);
   return submitted;
 }

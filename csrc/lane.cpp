@@ -43,6 +43,7 @@ Lane::Lane(std::shared_ptr<const NetworkSource> source)
   steps_.reserve(slots);
   bad_.reserve(slots);
   watched_.reserve(slots);
+  kept_.reserve(slots);
   start();
 }
 
@@ -159,6 +160,7 @@ void Lane::begin(int index, std::shared_ptr<Request> request) {
   slot.uncond_network = spec.guide != nullptr ? guide(spec) : &own_;
   slot.scale = spec.scale;
   slot.ring = 0;
+  slot.evaluations = 0;
   slot.bad = false;
   float* history = spec.table->uses_history ? registers(&histories_, 3) : nullptr;
   for (size_t k = 0; k < 3; ++k) slot.history[k] = history != nullptr ? history + k * N_ : nullptr;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lane_base.h"
@@ -39,6 +40,7 @@ class Lane final : public LaneBase {
     int64_t label = 0, negative = 0;  // negative: in the null label's place
     float scale = 1;
     uint32_t ring = 0;
+    int evaluations = 0;                    // rows with one that are behind it
     bool bad = false;
     LaneNetwork* uncond_network = nullptr;  // the own one, or a guide
     Place cond, uncond;
@@ -95,6 +97,7 @@ class Lane final : public LaneBase {
   std::vector<StepSlot> steps_;
   std::vector<uint8_t> bad_;
   std::vector<Watched> watched_;
+  std::vector<std::pair<const float*, float*>> kept_;  // predictions that a callback sees and a request keeps
 };
 
 }  // namespace ddpm_rt

@@ -1,5 +1,6 @@
 // Lane: from the outputs of one tick to the packed inputs of the next.
 #include <algorithm>
+#include <cstring>
 
 #include "lane.h"
 
@@ -69,6 +70,9 @@ void Lane::step() {
     for (size_t k = 0; k < 3; ++k) s.history[k] = slot.history[k];
     s.ring = slot.ring;
     s.anchor = slot.anchor;
+    s.known = slot.request->spec().known_of(slot.image);
+    s.mask = slot.request->spec().mask_of(slot.image);
+    float* kept = slot.row->flags & kNoEval ? nullptr : slot.request->x0_of(slot.image, slot.evaluations++);
     slot.cond = slot.uncond = Place{};
     slot.row++;
     if (s.next != nullptr) {
@@ -79,9 +83,13 @@ void Lane::step() {
     for (Watched& w : watched_) {
       if (w.request == slot.request.get()) s.x0_out = previews_.data() + w.end++ * N_;
     }
+    if (kept != nullptr && s.x0_out != nullptr) kept_.push_back({s.x0_out, kept});
+    if (s.x0_out == nullptr) s.x0_out = kept;
     steps_.push_back(s);
   }
   step_cpu(steps_.data(), steps_.size(), N_, bad_.data());
+  for (const auto& [from, to] : kept_) std::memcpy(to, from, N_ * sizeof(float));
+  kept_.clear();
   for (size_t i = 0; i < resident_.size(); ++i) {
     Slot& slot = slots_[static_cast<size_t>(resident_[i])];
     if (bad_[i]) slot.bad = true;

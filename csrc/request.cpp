@@ -39,7 +39,16 @@ Request::Request(RequestSpec spec)
       rows_total_(spec_.n * static_cast<int64_t>(spec_.table->rows.size())),
       pid_(process_id()),
       submitted_(std::chrono::steady_clock::now()),
-      result_labels_(public_labels(spec_)) {}
+      result_labels_(public_labels(spec_)),
+      x0_(static_cast<size_t>(spec_.n) * spec_.x0_count() * spec_.elements) {}
+
+float* Request::x0_of(int64_t image, int evaluation) {
+  if (x0_.empty()) return nullptr;
+  const int left = spec_.table->nfe - 1 - evaluation;
+  if (left < 0 || left % spec_.x0_every != 0) return nullptr;
+  const size_t count = spec_.x0_count(), at = count - 1 - static_cast<size_t>(left / spec_.x0_every);
+  return x0_.data() + (static_cast<size_t>(image) * count + at) * spec_.elements;
+}
 
 bool Request::in_child() const { return pid_ != process_id(); }
 

@@ -46,6 +46,8 @@ struct RequestSpec {
   std::vector<uint64_t> seeds;   // [n]
   std::vector<float> start;      // [n, elements] or empty: latents, or the first state
   bool start_is_state = false;
+  std::vector<float> known, mask;  // [n or 1, elements] or empty: BLEND's operands
+  int x0_every = 0;              // above 0: the prediction of every k-th evaluation is kept, counted back from the last
   bool as_uint8 = false, truncate = false;
   size_t channels = 0, pixels = 0;
   double data_lo = -1, data_hi = 1;
@@ -57,6 +59,14 @@ struct RequestSpec {
   int nfe = 0;
 
   size_t image_bytes() const { return elements * (as_uint8 ? 1 : sizeof(float)); }
+  const float* known_of(int64_t image) const { return of(known, image); }  // null: there is none
+  const float* mask_of(int64_t image) const { return of(mask, image); }
+  size_t x0_count() const { return x0_every > 0 ? static_cast<size_t>((table->nfe - 1) / x0_every + 1) : 0; }
+
+ private:
+  const float* of(const std::vector<float>& all, int64_t image) const {
+    return all.empty() ? nullptr : all.data() + (all.size() == elements ? 0 : static_cast<size_t>(image) * elements);
+  }
 };
 
 // Shared by the host's threads and the lane's. A cancelled request is finished at once: from then on the lane neither
@@ -77,6 +87,7 @@ class Request {
   int64_t rows_total() const { return rows_total_; }
   const std::vector<int64_t>& result_labels() const { return result_labels_; }  // -1 is unconditional
   std::vector<int64_t> bad() const;
+  const std::vector<float>& x0() const { return x0_; }  // [n, x0_count, elements]; of a request that has succeeded
   double seconds() const;
   bool in_child() const;
 
@@ -84,6 +95,8 @@ class Request {
   void set_lane_thread(std::thread::id id) { lane_thread_ = id; }
   bool is_finished() const { return finished_.load(std::memory_order_acquire); }
   void add_rows_done(int64_t rows) { rows_done_.fetch_add(rows, std::memory_order_relaxed); }
+  // Where the prediction of an image's k-th evaluation is kept; null: it is not. Written whether the request is finished or not.
+  float* x0_of(int64_t image, int evaluation);
   // Converts and stores one image; finishes the request with its last one.
   void deliver(int64_t image, const float* x, bool bad);
   // The same for an image that is already as the caller wants it; null: where the caller wants it, too.
@@ -107,6 +120,7 @@ class Request {
   const int pid_;
   const std::chrono::steady_clock::time_point submitted_;
   std::vector<int64_t> result_labels_;
+  std::vector<float> x0_;
   std::thread::id lane_thread_;
   std::atomic<int64_t> rows_done_{0};
   std::atomic<bool> finished_{false};

@@ -131,7 +131,12 @@ TableF64 compile_rows(const Schedule& given, const Prediction& prediction, const
   for (const Level& level : grid.levels) course.levels.push_back(in_state_space(level, is_unit));
   for (const Level& level : grid.to) course.to.push_back(in_state_space(level, is_unit));
   table.init_sigma = initial_sigma(schedule, o, course);
-  table.rows = compiler(o.sampler)(course);
+  check_editing(o);
+  skip_steps(&course);
+  table.start_alpha = course.levels.front().alpha;
+  table.start_sigma = course.levels.front().sigma;
+  table.rows = o.edit.inversion > 0 ? compile_inversion(course) : compiler(o.sampler)(course);
+  if (o.edit.keeps_known) table.rows = with_known(course, table.rows);
   for (size_t i = 0; i < table.rows.size(); ++i) table.rows[i].noise_index = static_cast<uint32_t>(i);
   table.rows.back().flags |= kLast;
   return table;

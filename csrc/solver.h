@@ -40,6 +40,14 @@ struct GuidanceOptions {
   double classifier_scale = 0;                           // s of Dhariwal & Nichol 2105.05233 algorithms 1 (ddpm) and 2
 };
 
+// Editing that changes the table (solvers/editing.cpp): where it begins, what it keeps, which way it runs.
+struct EditOptions {
+  double strength = kUnset;                // share of the steps that are taken: the last floor(steps strength)
+  bool keeps_known = false;                // a known picture is blended in after every step (RePaint 2201.09865)
+  int jump_length = 10, resamples = 10;    // RePaint's j and r
+  int inversion = 0;                       // above 0: from data to noise, with so many evaluations at each level
+};
+
 // An empty string, kUnset, -1 or an empty list is "not given": resolve() chooses. samplers() says which sampler takes what.
 struct SolverOptions {
   std::string sampler = "ddim";
@@ -75,12 +83,14 @@ struct SolverOptions {
   int denoise = -1;                    // langevin: a last step without noise
   double snr = kUnset;                 // pc
   GuidanceOptions guidance;
+  EditOptions edit;
   bool is_resolved = false;
 };
 
 struct Table {
   std::vector<StepRow> rows;
   double init_sigma = 1.0;             // x_T = init_sigma * unit noise
+  double start_alpha = 0, start_sigma = 1;  // of the state at the first level: alpha x0 + sigma noise
   int nfe = 0;                         // rows that evaluate the network
   int steps = 0;                       // as resolved
   bool uses_history = false, uses_anchor = false;
@@ -140,7 +150,7 @@ struct RowF64 {
 };
 struct TableF64 {
   std::vector<RowF64> rows;
-  double init_sigma = 1.0;
+  double init_sigma = 1.0, start_alpha = 0, start_sigma = 1;
   SolverOptions options;               // resolved
 };
 constexpr size_t kRowFields = 42;

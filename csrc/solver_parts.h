@@ -94,6 +94,12 @@ Rows compile_lcm(const Course& course);
 Rows compile_langevin(const Course& course);
 Rows compile_pc(const Course& course);
 
+// Editing (solvers/editing.cpp). What makes no sense is refused.
+void check_editing(const SolverOptions& options);
+void skip_steps(Course* course);                            // those that strength leaves out
+Rows compile_inversion(const Course& course);
+Rows with_known(const Course& course, const Rows& steps);   // `steps`: a row for each step
+
 // Shared steps (solvers/steps.cpp).
 // x' = alpha' x0 + sqrt(sigma'^2 - s^2) eps + s z, s = eta sigma' sqrt(1 - e^-2h): DDIM eq. 12 and 16 in any space.
 void ddim_step(const Course& course, const Level& from, const Level& to, double eta, RowF64* row);

@@ -68,6 +68,8 @@ Table compile_table(const Schedule& schedule, const Prediction& prediction, cons
   table.rows.reserve(exact.rows.size());
   for (const RowF64& row : exact.rows) table.rows.push_back(rounded_row(row));
   table.init_sigma = rounded(exact.init_sigma, exact.rows.front().t);
+  table.start_alpha = exact.start_alpha;
+  table.start_sigma = exact.start_sigma;
   table.steps = exact.options.steps;
   const std::string& compat = exact.options.compat;
   // guided-diffusion and k-diffusion truncate to uint8; diffusers rounds, EDM rounds halves up: round in all but 1 of 2^24.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import kernels as kernels
     from ._core import __version__ as __version__
+    from .editing import slerp as slerp
     from .engine import Engine as Engine
     from .errors import BackendError as BackendError
     from .errors import CancelledError as CancelledError
@@ -37,6 +38,7 @@ _HOME = {
     "noise": "kernels",
     "rows": "kernels",
     "samplers": "tables",
+    "slerp": "editing",
     "grids": "tables",
     "Table": "tables",
     "__version__": "_core",
@@ -73,6 +75,7 @@ __all__ = [
     "noise",
     "rows",
     "samplers",
+    "slerp",
 ]
 
 

@@ -6,12 +6,13 @@ import dataclasses
 import difflib
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import arrays, conditions, images, kernels, options
+from . import arrays, conditions, editing, images, kernels, options
 from .backends import disable_telemetry, find_library, tensorrt_libraries
 from .errors import OptionError
 from .tables import Table, solver_options
@@ -172,6 +173,7 @@ def arguments_of(given: Mapping[str, Any], model: Model) -> dict[str, Any]:
         "seeds": seeds_of(given["seeds"], n),
         "latents": initial(given["latents"], "latents", n, model),
         "x_init": initial(given["x_init"], "x_init", n, model),
+        **editing.arguments(given, n, model),
         "keep_nonfinite": choice(given["on_error"], "on_error") == "keep",
     }
 
@@ -198,6 +200,7 @@ def provenance(
         },
         range=model.range,
         role=model.role,
+        x0=result["x0"].reshape(len(result["seeds"]), -1, *model.shape) if result["x0"].size else None,
     )
 
 
@@ -264,6 +267,19 @@ def settled(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
     options = {**(base.get("sampler_options") or {}), **dict(given.get("sampler_options") or {})}
     merged = base | {k: v for k, v in given.items() if v is not None} | {"sampler_options": options}
     return merged if merged.get("compat") else None
+
+
+def warn_of_defects(given: Mapping[str, Any], model: Model, warned: set[str], depth: int) -> None:
+    """One warning for each defect of a project in compat that this call meets and `warned`, the engine's own, does not hold."""
+    settings = settled(given, model.defaults)
+    if settings is None:
+        return
+    from . import defects
+
+    for text in defects.found(settings, model.schedule, model.prediction):
+        if text not in warned:
+            warned.add(text)
+            warnings.warn(f"reproduced: {text}", UserWarning, stacklevel=depth + 1)
 
 
 def expect_own_schedule(schedule: Any, prediction: str, variance: str, time: str | None, time_scale: float) -> None:

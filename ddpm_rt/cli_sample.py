@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import images, options
+from . import editing, images, options
 from .engine import Engine
 from .errors import OptionError
 
@@ -24,6 +24,8 @@ EXAMPLES = """examples:
   ddpm-rt sample digits --label 0,1,2 -n 3 --outdir out/        one PNG each: out/000000.png, ...
   ddpm-rt sample digits -n 1000 -o samples.npz                  arr_0 uint8 [n, H, W, C], arr_1 labels
   ddpm-rt sample digits -n 16 --gif walk.gif                    the predictions on the way from noise to digits
+  ddpm-rt sample digits --image 3.png --strength 0.6 --label 8 -n 4 -o eights.png   from a picture
+  ddpm-rt sample digits --image 3.png --mask keep.png -n 4 -o filled.png            white of the mask is kept
   ddpm-rt sample my.plan --sampler ddpm --steps 1000 -o a.png --json
 """
 
@@ -69,8 +71,7 @@ def _add_flag(group: Any, row: dict[str, str]) -> None:
     elif kind.startswith("choice:"):
         keywords["choices"] = options.choices(row["name"])
     else:
-        own = {"labels": _labels, "negative": _negative, "seeds": _seeds, "cond": _arrays}
-        keywords["type"] = own.get(row["name"]) or _TYPES[kind]
+        keywords["type"] = _READERS.get(row["name"]) or _TYPES[kind]
         keywords["metavar"] = row["name"].upper() if row["name"] != "cond" else "NAME=FILE.npy"
         keywords["action"] = "append" if row["name"] == "cond" else "store"
     group.add_argument(*flags(row), **keywords)
@@ -108,6 +109,16 @@ def _seeds(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
 
+_READERS = {  # image and mask are files
+    "labels": _labels,
+    "negative": _negative,
+    "seeds": _seeds,
+    "cond": _arrays,
+    "image": str,
+    "mask": str,
+}
+
+
 def main(args: argparse.Namespace) -> int:
     n = 1 if args.n is None else args.n
     if n > MAX_N:
@@ -125,6 +136,8 @@ def main(args: argparse.Namespace) -> int:
     for name in ("labels", "negative"):
         if isinstance(sample.get(name), list) and len(sample[name]) == 1:
             sample[name] = sample[name][0] if sample[name][0] is not None else -1
+    if "x0_every" in sample and not (args.output or "").lower().endswith(".npz"):
+        args.usage_error("x0_every: expected -o FILE.npz, which holds the predictions as x0")
     targets = [t for t in (args.output, args.outdir, args.gif) if t is not None]
     if not targets:
         args.usage_error("output: expected one of -o FILE, --outdir DIR, --gif FILE, got none")
@@ -135,6 +148,10 @@ def main(args: argparse.Namespace) -> int:
         engine = open_engines.enter_context(Engine(args.model, **given["engine"]))
         if "guide" in sample:
             sample["guide"] = open_engines.enter_context(Engine(sample["guide"], **given["engine"]))
+        if "image" in sample:
+            sample["image"] = editing.read_picture(sample["image"], "image", engine.info()["shape"][0])
+        if "mask" in sample:
+            sample["mask"] = editing.read_mask(sample["mask"])
         frames = _Frames(n) if args.gif is not None else None
         result = engine.sample(**{**sample, "n": n}, callback=frames)
         if args.output is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -13,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from . import _core, call, devices, images, lifetime, likelihood, options, plan_files
+from .editing import Inversion
 from .errors import BackendError, DeviceError, NumericError, OptionError
 from .progress import Progress
 from .tables import Table
@@ -20,7 +20,7 @@ from .tables import Table
 _SLICE_SECONDS = 0.02  # how long a wait may keep a signal waiting
 
 
-class Engine:
+class Engine(Inversion):
     """Samples from a plan file. Callable from any thread; a context manager; the GIL is free while it works.
 
         with ddpm_rt.Engine("digits") as engine:
@@ -151,7 +151,7 @@ class Engine:
             )
         )
         if scheduler is not None:
-            self._warn_of_defects({}, 3)
+            call.warn_of_defects({}, self._model, self._warned, 3)
         return self
 
     @classmethod
@@ -260,6 +260,12 @@ class Engine:
         seeds: Sequence[int] | None = None,
         latents: Any = None,
         x_init: Any = None,
+        image: Any = None,
+        strength: float | None = None,
+        mask: Any = None,
+        jump_length: int | None = None,
+        resamples: int | None = None,
+        x0_every: int | None = None,
         output: str | None = None,
         on_error: str = "raise",
         progress: bool | None = None,
@@ -294,6 +300,12 @@ class Engine:
             seeds: one per image, instead of seed.
             latents: unit noise to start from, float32 [n, *shape], multiplied by the sampler's initial sigma.
             x_init: the first state exactly, float32 [n, *shape].
+            image: uint8 [n, H, W, C] or float32 [n, *shape] in the data's range, one or n; for strength and mask (docs/editing.md).
+            strength: image to image: only the last floor(steps * strength) steps are taken, 0 to 1 (2108.01073).
+            mask: 1 keeps image, 0 is painted anew (RePaint 2201.09865): bool or float32 [H, W], [n, H, W] or [n, *shape].
+            jump_length: of mask: levels that RePaint goes back at a time.
+            resamples: of mask: how often each stretch is passed; 1 never goes back.
+            x0_every: every k-th prediction, counted back from the last, is in the result's `.x0` float32 [n, predictions, *shape].
             output: "uint8", "float" (the final state, never clamped), "pil", "torch" (on the engine's device) or "dlpack".
             on_error: "raise" a NumericError if an image is not finite, or "keep" it and list it in `.bad`.
             progress: a bar; None: on a terminal, after half a second.
@@ -304,19 +316,23 @@ class Engine:
             OptionError, ShapeError: before anything runs. NumericError, BackendError, DeviceError.
         """
         given = dict(locals())
-        core = given.pop("self")._open_core()
-        given = options.resolve_aliases("sample", given, given.pop("aliases"))
+        return given.pop("self")._run(given, given.pop("aliases"))
+
+    def _run(self, given: dict[str, Any], aliases: Mapping[str, Any], invert: int | None = None) -> Any:
+        core = self._open_core()
+        given = options.resolve_aliases("sample", given, aliases)
         kind = call.output_kind(given["output"], self._model)
-        arguments = call.arguments_of(given, self._model)
-        watcher = call.checked_callback(callback)
-        guiding = self._guided_by(guide)
+        arguments = {**call.arguments_of(given, self._model), "invert": invert}
+        watcher = call.checked_callback(given["callback"])
+        guiding = self._guided_by(given["guide"])
         out, target = call.allocate(arguments["n"], self._model, kind)
-        bar = Progress(progress, self._model.name)
+        bar = Progress(given["progress"], self._model.name)
+        sampler = given["sampler"]
         request = core.submit(target, self._model.shape, arguments, watcher, guiding)
         with self._lock:
             self._running += 1
         try:
-            self._warn_of_defects(given, 3)
+            call.warn_of_defects(given, self._model, self._warned, 4)
             self._wait(request, bar)
             return self._wrap(out, request, kind, arguments, sampler)
         except NumericError as e:
@@ -333,18 +349,6 @@ class Engine:
                     core.forget_denoiser_error()
 
     bits_per_dim = likelihood.bits_per_dim
-
-    def _warn_of_defects(self, given: Mapping[str, Any], depth: int) -> None:
-        """One warning for each defect of a project in compat that this call meets, each once in the engine's life."""
-        settings = call.settled(given, self._model.defaults)
-        if settings is None:
-            return
-        from . import defects
-
-        for text in defects.found(settings, self._model.schedule, self._model.prediction):
-            if text not in self._warned:
-                self._warned.add(text)
-                warnings.warn(f"reproduced: {text}", UserWarning, stacklevel=depth)
 
     def _guided_by(self, guide: Engine | None) -> _core.Engine | None:
         if guide is not None and not isinstance(guide, Engine):

@@ -34,9 +34,11 @@ class Provenance:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # plan, sampler, steps, scale, precision, ...
     range: tuple[float, float] = (-1.0, 1.0)
     role: str = "image"
+    x0: np.ndarray | None = None  # float32 [n, predictions, *shape]
 
     def select(self, index: Any) -> Provenance:
-        return dataclasses.replace(self, labels=self.labels[index], seeds=self.seeds[index], bad=())
+        x0 = None if self.x0 is None else self.x0[index]
+        return dataclasses.replace(self, labels=self.labels[index], seeds=self.seeds[index], x0=x0, bad=())
 
 
 class _WithProvenance:
@@ -73,6 +75,11 @@ class _WithProvenance:
     def data_range(self) -> tuple[float, float] | None:
         """[low, high] of the model's data, which uint8 maps to 0 and 255."""
         return self._provenance and self._provenance.range
+
+    @property
+    def x0(self) -> np.ndarray | None:
+        """float32 [n, predictions, *shape]: what x0_every kept of the way, the last prediction last; None without it."""
+        return self._provenance and self._provenance.x0
 
     @property
     def bad(self) -> tuple[int, ...]:
@@ -162,7 +169,7 @@ def to_torch(array: Any, provenance: Provenance) -> Any:
     except ImportError as e:
         raise OptionError('output: expected PyTorch to be installed for "torch"; "dlpack" needs nothing') from e
     tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
-    for field in ("labels", "seeds", "nfe", "seconds", "fingerprint", "bad"):
+    for field in ("labels", "seeds", "nfe", "seconds", "fingerprint", "bad", "x0"):
         setattr(tensor, field, getattr(provenance, field))
     plain = tensor.detach()  # a tensor that held itself would keep its memory until the garbage collector came
     tensor.save = lambda path: save(plain.cpu().numpy(), provenance, path)
@@ -236,6 +243,8 @@ def save(array: np.ndarray, provenance: Provenance | None, path: str | os.PathLi
     if suffix == ".npz":
         labels = None if provenance is None else np.atleast_1d(provenance.labels)
         arrays = {"arr_0": np.asarray(array)} if labels is None else {"arr_0": np.asarray(array), "arr_1": labels}
+        if provenance is not None and provenance.x0 is not None:
+            arrays["x0"] = provenance.x0
         with atomic_file(path) as file:
             np.savez(file, **arrays)
         return path

@@ -42,12 +42,12 @@ void exponential_step(const Level& from, const Level& to, double* w) {
 }
 
 int multistep_order(const Course& course, size_t i) {
-  constexpr size_t kFewSteps = 15;  // diffusers and the DPM-Solver authors' code lower the order at the end below this
+  constexpr int kFewSteps = 15;  // diffusers and the DPM-Solver authors' code lower the order at the end below this
   const SolverOptions& o = course.o;
   const size_t left = course.steps() - i;
   if (course.levels[i + 1].sigma == 0 || (left == 1 && o.euler_at_final == 1)) return 1;
   int order = std::max(1, std::min(o.order, static_cast<int>(i) + 1 - (course.levels[0].alpha == 0)));  // log_snr is finite there
-  if (o.lower_order_final == 1 && course.steps() < kFewSteps) order = std::min(order, static_cast<int>(left));
+  if (o.lower_order_final == 1 && o.steps < kFewSteps) order = std::min(order, static_cast<int>(left));
   return order;
 }
 
@@ -56,7 +56,7 @@ double churn_gamma(const Course& course, size_t i) {
   if (!(o.s_churn > 0)) return 0;
   const double sigma = course.levels[i].sigma;
   if (!(o.s_tmin <= sigma && sigma <= o.s_tmax)) return 0;
-  return std::min(o.s_churn / static_cast<double>(course.steps()), std::sqrt(2.0) - 1);
+  return std::min(o.s_churn / o.steps, std::sqrt(2.0) - 1);
 }
 
 Level churned(const Course& course, size_t i) {

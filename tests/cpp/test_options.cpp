@@ -48,13 +48,13 @@ int main() {
          "tensorrt_library", "trust_native",
         "n", "labels", "scale", "steps", "sampler", "eta", "clip", "variance", "grid", "compat", "sampler_options", "guidance_rescale",
          "guidance_interval", "threshold", "negative", "guide", "classifier_scale", "seed", "seeds", "latents", "x_init",
-        "output", "on_error", "progress", "callback"}) {
+        "image", "strength", "mask", "jump_length", "resamples", "x0_every", "output", "on_error", "progress", "callback"}) {
     CHECK(canonical.count(name) == 1);
   }
   for (const char* alias : {"num_inference_steps", "guidance_scale", "class_labels", "output_type"}) {
     CHECK(names.count(alias) == 1 && canonical.count(alias) == 0);
   }
-  for (const char* later : {"cond", "prompt", "image", "mask", "strength"}) {
+  for (const char* later : {"cond", "prompt"}) {
     CHECK(names.count(later) == 0);
   }
   return finish();

@@ -244,6 +244,16 @@ typedef struct ddpm_rt_sample_options {
   size_t condition_count;
   const ddpm_rt_condition* const* negative_conditions; /* in place of their null values in guidance */
   size_t negative_condition_count;
+  const float* image;        /* [n or 1, elements] in the data's range: what strength starts from, what mask keeps; null: none */
+  size_t image_elements;
+  double strength;           /* 0 to 1: only the last floor(steps strength) steps are taken, from image with the noise of their
+                                first level (or from x_init as it is); NaN: all steps */
+  const float* mask;         /* [n or 1, elements] in [0, 1]: 1 keeps image's number, 0 paints it anew (RePaint); null: none */
+  size_t mask_elements;
+  int32_t jump_length, resamples; /* of mask: RePaint's j and r, 1 to 1000; 0: 10 */
+  int32_t invert;            /* above 0: DDIM backwards, x_init being pictures and the result the first states they come from; so
+                                many evaluations at each level; 0: sampling */
+  int32_t x0_every;          /* above 0: the request keeps the prediction of x0 of every k-th evaluation, the last included */
 } ddpm_rt_sample_options;
 DDPM_RT_API void ddpm_rt_sample_options_init(ddpm_rt_sample_options* options, size_t struct_size);
 
@@ -258,6 +268,8 @@ typedef struct ddpm_rt_result {
   int64_t nfe;             /* network evaluations of one image, guided ones counted once per network row */
   double seconds;          /* from submission to completion */
   int64_t steps;           /* of the sampler, as resolved; of a table of the caller's own its rows */
+  const float* x0;         /* [n, predictions, elements] with x0_every, of a request that succeeded; else null */
+  size_t x0_elements;      /* all of them */
 } ddpm_rt_result;
 
 /* All of `options` is checked and copied before this returns; `out` (n images of the output's type) must live until the

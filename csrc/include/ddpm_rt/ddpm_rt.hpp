@@ -99,6 +99,14 @@ struct SampleOptions {
   std::size_t latent_elements = 0;
   const float* x_init = nullptr;   // [n, elements]
   std::size_t x_init_elements = 0;
+  const float* image = nullptr;    // [n or 1, elements]: what strength starts from, what mask keeps
+  std::size_t image_elements = 0;
+  std::optional<double> strength;
+  const float* mask = nullptr;     // [n or 1, elements]: 1 keeps
+  std::size_t mask_elements = 0;
+  int jump_length = 0, resamples = 0;  // of mask; 0: 10
+  int invert = 0;                  // evaluations at each level of DDIM backwards; x_init are pictures
+  int x0_every = 0;                // keeps the predictions of every k-th evaluation
   ddpm_rt_output output = DDPM_RT_UINT8_NHWC;
   bool keep_nonfinite = false;
   bool out_on_device = false;  // `out` is memory of the engine's GPU
@@ -116,6 +124,7 @@ struct Result {
   std::int64_t nfe = 0;
   double seconds = 0;
   std::int64_t steps = 0;
+  std::vector<float> x0;             // [n, predictions, elements] with x0_every
 };
 
 // eps = fn(x, t, label) for `count` samples. label is null for models without classes. May throw.
@@ -143,7 +152,7 @@ class Request {
     r.struct_size = sizeof r;
     check(ddpm_rt_request_result(handle_.get(), &r));
     const auto n = static_cast<std::size_t>(r.n);
-    return {{r.labels, r.labels + n}, {r.seeds, r.seeds + n}, {r.bad, r.bad + r.bad_count}, r.nfe, r.seconds, r.steps};
+    return {{r.labels, r.labels + n}, {r.seeds, r.seeds + n}, {r.bad, r.bad + r.bad_count}, r.nfe, r.seconds, r.steps, {r.x0, r.x0 + r.x0_elements}};
   }
   ddpm_rt_request* get() const { return handle_.get(); }
 
@@ -325,71 +334,20 @@ inline ddpm_rt_sample_options c_options(const SampleOptions& o) {
   c.latent_elements = o.latent_elements;
   c.x_init = o.x_init;
   c.x_init_elements = o.x_init_elements;
+  c.image = o.image;
+  c.image_elements = o.image_elements;
+  given(o.strength, "strength", &c.strength);
+  c.mask = o.mask;
+  c.mask_elements = o.mask_elements;
+  c.jump_length = o.jump_length;
+  c.resamples = o.resamples;
+  c.invert = o.invert;
+  c.x0_every = o.x0_every;
   c.output = o.output;
   c.keep_nonfinite = o.keep_nonfinite;
   c.out_on_device = o.out_on_device;
   return c;
 }
-
-class Plan {
- public:
-  explicit Plan(const std::string& path) {
-    ddpm_rt_plan* plan = nullptr;
-    check(ddpm_rt_plan_open(path.c_str(), &plan));
-    handle_.reset(plan);
-  }
-  struct Section {
-    std::string name, sha256;
-    std::uint64_t offset, bytes;
-  };
-  std::string manifest() const { return ddpm_rt_plan_manifest(handle_.get()); }
-  std::vector<Section> sections() const {
-    std::vector<Section> all;
-    for (std::size_t i = 0; i < ddpm_rt_plan_section_count(handle_.get()); ++i) {
-      const char* name = nullptr;
-      char sha256[65] = {};
-      Section s{};
-      check(ddpm_rt_plan_section_info(handle_.get(), i, &name, &s.offset, &s.bytes, sha256));
-      s.name = name;
-      s.sha256 = sha256;
-      all.push_back(std::move(s));
-    }
-    return all;
-  }
-  std::vector<unsigned char> read(const std::string& name) const {
-    std::uint64_t bytes = 0;  // stays 0 for an unknown name, which the library then names in its error
-    for (const Section& s : sections()) {
-      if (s.name == name) bytes = s.bytes;
-    }
-    std::vector<unsigned char> data(static_cast<std::size_t>(bytes));
-    check(ddpm_rt_plan_section_read(handle_.get(), name.c_str(), data.data(), data.size()));
-    return data;
-  }
-  void verify() const { check(ddpm_rt_plan_verify(handle_.get())); }
-
- private:
-  struct Release { void operator()(ddpm_rt_plan* plan) const { ddpm_rt_plan_release(plan); } };
-  std::unique_ptr<ddpm_rt_plan, Release> handle_;
-};
-
-class PlanWriter {
- public:
-  PlanWriter() {
-    ddpm_rt_plan_writer* writer = nullptr;
-    check(ddpm_rt_plan_writer_create(&writer));
-    handle_.reset(writer);
-  }
-  void add(const std::string& name, const void* data, std::size_t bytes) {
-    check(ddpm_rt_plan_writer_add(handle_.get(), name.c_str(), data, bytes));
-  }
-  void finish(const std::string& manifest, const std::string& path) {
-    check(ddpm_rt_plan_writer_finish(handle_.get(), manifest.c_str(), path.c_str()));
-  }
-
- private:
-  struct Release { void operator()(ddpm_rt_plan_writer* writer) const { ddpm_rt_plan_writer_release(writer); } };
-  std::unique_ptr<ddpm_rt_plan_writer, Release> handle_;
-};
 
 inline std::vector<double> alpha_bar(const std::string& schedule, std::size_t T = 1000) {
   std::vector<double> values(T);
@@ -399,5 +357,7 @@ inline std::vector<double> alpha_bar(const std::string& schedule, std::size_t T 
 
 }  // namespace v0
 }  // namespace ddpm_rt
+
+#include "ddpm_rt_plan.hpp"
 
 #endif  // DDPM_RT_DDPM_RT_HPP_
