@@ -300,6 +300,16 @@ def test_inverted_mixtures_come_back(engine):
     assert all(b < 0.7 * a for a, b in itertools.pairwise(refined)) and refined[-1] < 1e-3
 
 
+def test_half_the_way_back(engine):
+    """To a level in the middle and from there, x_init being the state of that level."""
+    samples = engine.sample(8, steps=200, seed=0, output="float")
+    middle = engine.invert(samples, steps=100, strength=0.5, iterations=8)
+    back = engine.sample(8, x_init=middle, strength=0.5, steps=100, sampler="ddim", output="float")
+    assert middle.nfe == 50 * 8 and back.nfe == 50
+    assert np.abs(np.asarray(back) - np.asarray(samples)).max() < 5e-3
+    assert np.abs(np.asarray(middle) - np.asarray(engine.invert(samples, steps=100, iterations=8))).max() > 0.1
+
+
 def test_inverted_digits_come_back(digits):
     pictures = digits.sample(2, labels=[3, 8], seed=0, steps=20)
     options = {"labels": [3, 8], "scale": 1, "steps": 20}

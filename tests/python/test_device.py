@@ -63,12 +63,24 @@ def test_every_sampler_gives_the_cpu_s_bits(on_device, on_cpu, sampler):
         {"sampler": "ddpm", "clip": "keep_eps", "variance": "fixed_large"},
         {"latents": np.random.default_rng(0).standard_normal((4, *SHAPE)).astype(np.float32)},
         {"seeds": [2**64 - 1, 5, 5, 0], "seed": None},
+        {"image": np.linspace(-1, 1, 48, dtype=np.float32).reshape(SHAPE), "strength": 0.7},
     ],
     ids=lambda o: next(iter(o)),
 )
 def test_every_option_gives_the_cpu_s_bits(on_device, on_cpu, options):
     a, b = both(on_device, on_cpu, 4, **options)
     assert (a == b).all()
+
+
+def test_inversion_gives_the_cpu_s_bits_and_what_is_not_built_says_so(on_device, on_cpu):
+    pictures = np.random.default_rng(0).uniform(-1, 1, (3, *SHAPE)).astype(np.float32)
+    for iterations in (1, 2):
+        found = [e.invert(pictures, steps=5, labels=1, iterations=iterations) for e in (on_device, on_cpu)]
+        assert (np.asarray(found[0]) == np.asarray(found[1])).all()
+    with pytest.raises(OptionError, match="mask.*GPU"):
+        on_device.sample(3, image=pictures, mask=np.ones(SHAPE, bool))
+    with pytest.raises(OptionError, match="x0_every.*GPU"):
+        on_device.sample(3, x0_every=1)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
