@@ -28,8 +28,7 @@ class Engine(Inversion):
 
     Args:
         plan: a path, or the name of a plan that comes with the package ("digits"). A raw .onnx file needs a card.
-        device: "auto", "cpu", "cuda" or "cuda:N". auto takes a GPU where a TensorRT engine of the plan is built or PyTorch can run
-            it there.
+        device: "auto", "cpu", "cuda" or "cuda:N". auto takes a GPU where TensorRT or PyTorch can run the plan there.
         backend: "auto", "openvino", "onnxruntime", "analytic" or, on a GPU, "tensorrt" or "torch". `info()["backend"]` says
             which was taken.
         precision: "auto", "fp32", "bf16" or "fp16".

@@ -54,7 +54,7 @@ int main() {
   for (const char* alias : {"num_inference_steps", "guidance_scale", "class_labels", "output_type"}) {
     CHECK(names.count(alias) == 1 && canonical.count(alias) == 0);
   }
-  for (const char* later : {"cond", "prompt"}) {
+  for (const char* later : {"prompt"}) {
     CHECK(names.count(later) == 0);
   }
   return finish();
