@@ -50,6 +50,7 @@ def test_inspect_and_doctor():
     assert report["backends"]["openvino"]["works"] and "digits" in report["models"]
 
 
+@pytest.mark.slow
 def test_train_export_sample(tmp_path):
     """The three commands in a row, on a handful of steps."""
     train = (

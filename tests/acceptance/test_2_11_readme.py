@@ -46,6 +46,7 @@ def test_ci_runs_readmes_text_and_no_copy_of_it() -> None:
         assert extracted.stdout == command
 
 
+@pytest.mark.slow
 def test_the_shortest_program_is_the_missions_and_runs(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     assert MISSION in blocks("python")[0]

@@ -73,6 +73,7 @@ def test_the_emulated_device_has_the_cpu_engine_s_bits():
         assert (np.asarray(engine.sample(6, labels=7, seed=40)) == wanted).all()
 
 
+@pytest.mark.slow
 def test_a_compiled_function_is_as_good():
     net = Net().eval().to(AT)
     try:

@@ -91,6 +91,7 @@ def test_an_unsupported_key_is_an_error_that_names_it(tmp_path):
     assert not (tmp_path / "x.plan").exists() and "Traceback" not in found.stderr
 
 
+@pytest.mark.slow
 def test_guided_diffusion_by_its_flags(tmp_path):
     from ddpm_rt.importers.guided_unet import GuidedUNet, UNetShape
 

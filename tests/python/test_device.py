@@ -46,7 +46,10 @@ def both(on_device, on_cpu, n: int, **options):
     return np.asarray(a), np.asarray(b)
 
 
-@pytest.mark.parametrize("sampler", [s.name for s in ddpm_rt.samplers()])
+@pytest.mark.parametrize(
+    "sampler",
+    [pytest.param(s.name, marks=pytest.mark.slow if s.name == "langevin" else ()) for s in ddpm_rt.samplers()],
+)
 def test_every_sampler_gives_the_cpu_s_bits(on_device, on_cpu, sampler):
     a, b = both(on_device, on_cpu, 5, sampler=sampler, labels=[0, 1, 2, -1, 1])
     assert (a == b).all() and np.isfinite(a).all()

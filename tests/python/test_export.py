@@ -208,6 +208,7 @@ def test_vectors_integer_time_and_given_betas(tmp_path):
     assert out.shape == (3, 5) and out.dtype == np.float32 and np.isfinite(out).all()
 
 
+@pytest.mark.slow
 def test_rows_and_trunk_are_split_unless_told_otherwise(tmp_path):
     torch.manual_seed(0)
     cfg = UNetConfig((8, 8), 1, 8, (1, 2), 1, (1,), heads=2, groups=4, num_classes=2)

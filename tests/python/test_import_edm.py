@@ -128,6 +128,7 @@ def evaluated(net, x, told, labels):
         return net(torch.from_numpy(x.astype(np.float32)), t, labels).double().numpy()[:, :3]
 
 
+@pytest.mark.slow
 def test_edm_preconditioning_with_labels(saved, tmp_path):
     net, arguments = network(SongUNet, label_dim=4, augment_dim=9, **NCSNPP)
     path = saved(
@@ -153,6 +154,7 @@ def test_vp_preconditioning(saved, tmp_path):
     _compared(path, tmp_path, denoise, ramp(5, 0.002, 80.0))
 
 
+@pytest.mark.slow
 def test_ve_preconditioning(saved, tmp_path):
     net, arguments = network(SongUNet, **(NCSNPP | {"encoder_type": "skip", "decoder_type": "skip"}))
     path = saved(
@@ -161,6 +163,7 @@ def test_ve_preconditioning(saved, tmp_path):
     _compared(path, tmp_path, lambda x, s: x + s * evaluated(net, x, math.log(s / 2), None), ramp(5, 0.02, 80.0))
 
 
+@pytest.mark.slow
 def test_iddpm_preconditioning(saved, tmp_path):
     net, arguments = network(DhariwalUNet, out_channels=6)
     u = [0.0]

@@ -111,6 +111,7 @@ def _schedule(T=100):
     return Schedule(np.cumprod(1 - np.linspace(0.1 / T, 20 / T, T)))
 
 
+@pytest.mark.slow
 def test_learned_sigma_and_respacing(tmp_path):
     schedule = _schedule()
     times = [
@@ -128,6 +129,7 @@ def test_learned_sigma_and_respacing(tmp_path):
     assert manifest["sample"]["uint8"] == "truncate"
 
 
+@pytest.mark.slow
 def test_ddim_of_a_class_conditional_network_with_rescaled_times(tmp_path):
     shape = dataclasses.replace(
         BASE, out_channels=3, num_classes=4, residual_sampling=False, film=False, head_channels=16, new_order=True
@@ -202,6 +204,7 @@ def test_what_is_wrong_is_named(tmp_path):
     refused(ddpm_rt.PlanError, "expected .* got", "odd.pt", flags=FLAGS)
 
 
+@pytest.mark.slow
 def test_a_classifier_s_file_guides_a_network_without_classes(tmp_path):
     """Dhariwal & Nichol algorithm 1 on a learned variance, by hand: the mean moves by s Sigma grad log p(y | x_t)."""
     net = made(BASE)

@@ -12,6 +12,8 @@ import ddpm_rt
 from ddpm_rt.kernels._tensors import expect_rounding
 
 PROGRAM = Path(__file__).with_name("triton_ptx.py")
+pytestmark = pytest.mark.slow  # a minute of compiling
+
 EXACT = {"step_kernel", "cfg_combine_kernel", "normals_kernel"}
 
 
