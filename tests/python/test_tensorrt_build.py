@@ -216,6 +216,7 @@ def test_a_graph_that_is_none_is_named(tmp_path):
 @pytest.mark.parametrize("is_signal", [True, False])
 def test_ctrl_c_and_what_on_step_raises_end_a_build(built, tmp_path, is_signal):
     _, plan, _ = built
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     former = signal.getsignal(signal.SIGINT)
 
     def interrupt(*step):
@@ -223,9 +224,12 @@ def test_ctrl_c_and_what_on_step_raises_end_a_build(built, tmp_path, is_signal):
             raise ZeroDivisionError
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt if is_signal else ZeroDivisionError):
-        build(plan, precision="fp16", cache_dir=tmp_path, on_step=interrupt)
-    assert not list(tmp_path.rglob("*.engine")) and signal.getsignal(signal.SIGINT) == former
+    try:
+        with pytest.raises(KeyboardInterrupt if is_signal else ZeroDivisionError):
+            build(plan, precision="fp16", cache_dir=tmp_path, on_step=interrupt)
+        assert not list(tmp_path.rglob("*.engine")) and signal.getsignal(signal.SIGINT) == former
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ------------------------------------------------------------------------- no library, another version, no GPU
