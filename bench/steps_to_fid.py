@@ -1,6 +1,6 @@
 """How many network evaluations each solver needs for a given FID@digits: the digits model, one figure per solver and budget.
 
-    python -m bench.steps_to_fid --out bench/results/steps_to_fid.json     measures; about 15 minutes on two cores
+    python -m bench.steps_to_fid --out bench/results/steps_to_fid.json     measures; about an hour on two cores
     python -m bench.steps_to_fid --docs                                    docs/samplers.md's table and plot from that file
 
 Unguided samples with labels going round 0 to 9 and the same seeds for every solver, against the 4,500 training digits, in the
