@@ -1,11 +1,10 @@
 // C API: the step and guidance kernels on a device, for a loop of the host's own.
-#include <cstring>
 #include <string>
 
 #include "capi_edge.h"
-#include "gpu_kernels.h"
-#include "engine.h"
 #include "capi_step_checks.h"
+#include "engine.h"
+#include "gpu_kernels.h"
 
 using ddpm_rt::Code;
 using ddpm_rt::Error;
@@ -73,14 +72,10 @@ ddpm_rt_status ddpm_rt_device_step(ddpm_rt_device_kernels* kernels, const ddpm_r
     expect_given(call.stream, "stream");
     type_of(call.eps_type, "eps_type");
     step.row = ddpm_rt::read_row(call.row, "row");
-    const bool is_last = (step.row.flags & ddpm_rt::kLast) != 0;
-    step.has_next = call.next_row != nullptr && !is_last;
+    step.has_next = call.next_row != nullptr && !(step.row.flags & ddpm_rt::kLast);
     if (step.has_next) step.next = ddpm_rt::read_row(call.next_row, "next_row");
-    if (call.in != nullptr && call.next_row == nullptr && !is_last) {
-      throw Error(Code::kOption, "next_row: expected the row after this one to write its input, got null");
-    }
+    ddpm_rt::expect_next(step.row, call.next_row, call.in, call.ring);
     ddpm_rt::finite_scale(call.scale, "scale");
-    if (call.ring > 2) throw Error(Code::kOption, "ring: expected 0, 1 or 2, got " + std::to_string(call.ring));
     step.operands = ddpm_rt::read_struct(call.operands, "operands", &ddpm_rt_step_operands_init);
     ddpm_rt::finite_scale(step.operands.scale2, "operands.scale2");
     ddpm_rt::expect_operands(step.row, {call.eps, call.seeds, call.history, call.anchor}, step.operands);
@@ -101,11 +96,9 @@ ddpm_rt_status ddpm_rt_device_cfg_combine(ddpm_rt_device_kernels* kernels, const
     expect_given(scale, "scale");
     expect_given(out, "out");
     expect_given(stream, "stream");
-    if (!(rescale >= 0 && rescale <= 1)) {
-      throw Error(Code::kOption, "rescale: expected a number in [0, 1], got " + std::to_string(rescale));
-    }
-    kernels->kernels.cfg_combine(cond, uncond, scale, static_cast<float>(rescale), type_of(type, "type"),
-                                 static_cast<uint32_t>(count), elements, out, stream);
+    const ddpm_rt::GpuType checked = type_of(type, "type");
+    const float phi = ddpm_rt::rescale_share(rescale);
+    kernels->kernels.cfg_combine(cond, uncond, scale, phi, checked, static_cast<uint32_t>(count), elements, out, stream);
     return DDPM_RT_OK;
   });
 }

@@ -1,24 +1,23 @@
 // C API: the pieces, for a loop of the host's own.
-#include <cmath>
-#include <limits>
+#include <cstring>
 #include <vector>
 
 #include "capi_edge.h"
+#include "capi_step_checks.h"
 #include "engine.h"
 #include "request.h"
 #include "schedule.h"
 #include "solver.h"
 #include "spec.h"
 #include "step.h"
-#include "capi_step_checks.h"
 
 using ddpm_rt::Code;
 using ddpm_rt::Error;
-using ddpm_rt::expect_given;
-using ddpm_rt::guarded;
 using ddpm_rt::expect_count;
+using ddpm_rt::expect_given;
 using ddpm_rt::expect_operands;
 using ddpm_rt::finite_scale;
+using ddpm_rt::guarded;
 using ddpm_rt::read_row;
 using ddpm_rt::StepRow;
 
@@ -124,11 +123,8 @@ ddpm_rt_status ddpm_rt_step(float* x, const float* eps, const float* eps_uncond,
     const StepRow own = read_row(row, "row");
     const StepRow next = next_row != nullptr ? read_row(next_row, "next_row") : StepRow{};
     const bool is_last = (own.flags & ddpm_rt::kLast) != 0;
-    if (in != nullptr && next_row == nullptr && !is_last) {
-      throw Error(Code::kOption, "next_row: expected the row after this one to write its input, got null");
-    }
+    ddpm_rt::expect_next(own, next_row, in, ring);
     const float s = finite_scale(scale, "scale");
-    if (ring > 2) throw Error(Code::kOption, "ring: expected 0, 1 or 2, got " + std::to_string(ring));
     const auto rare = ddpm_rt::read_struct(operands, "operands", &ddpm_rt_step_operands_init);
     const float s2 = finite_scale(rare.scale2, "operands.scale2");
     expect_operands(own, {eps, seeds, history, anchor}, rare);
@@ -178,10 +174,7 @@ ddpm_rt_status ddpm_rt_cfg_combine(const float* cond, const float* uncond, const
     expect_given(uncond, "uncond");
     expect_given(scale, "scale");
     expect_given(out, "out");
-    if (!(rescale >= 0 && rescale <= 1)) {
-      throw Error(Code::kOption, "rescale: expected a number in [0, 1], got " + std::to_string(rescale));
-    }
-    ddpm_rt::cfg_combine_cpu(cond, uncond, scale, static_cast<float>(rescale), count, elements, out);
+    ddpm_rt::cfg_combine_cpu(cond, uncond, scale, ddpm_rt::rescale_share(rescale), count, elements, out);
     return DDPM_RT_OK;
   });
 }

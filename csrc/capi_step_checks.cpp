@@ -45,6 +45,18 @@ void expect_operands(const StepRow& row, const GivenOperands& given, const ddpm_
   if (has(kVlb)) expect_given(operands.kl, "operands.kl");
 }
 
+void expect_next(const StepRow& row, const void* next_row, const float* in, uint32_t ring) {
+  if (in != nullptr && next_row == nullptr && !(row.flags & kLast)) {
+    throw Error(Code::kOption, "next_row: expected the row after this one to write its input, got null");
+  }
+  if (ring > 2) throw Error(Code::kOption, "ring: expected 0, 1 or 2, got " + std::to_string(ring));
+}
+
+float rescale_share(double rescale) {
+  if (rescale >= 0 && rescale <= 1) return static_cast<float>(rescale);
+  throw Error(Code::kOption, "rescale: expected a number in [0, 1], got " + std::to_string(rescale));
+}
+
 float finite_scale(double scale, const char* field) {
   const float s = static_cast<float>(scale);
   if (std::isfinite(s)) return s;

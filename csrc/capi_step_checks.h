@@ -20,7 +20,11 @@ struct GivenOperands {
 // What the row reads is there.
 void expect_operands(const StepRow& row, const GivenOperands& given, const ddpm_rt_step_operands& operands);
 
+// The next row is there where its input is to be written, and the place in the ring is one.
+void expect_next(const StepRow& row, const void* next_row, const float* in, uint32_t ring);
+
 float finite_scale(double scale, const char* field);
+float rescale_share(double rescale);  // phi, 0 to 1
 void expect_count(size_t count, size_t elements);  // their product of floats, three times, fits a size_t
 
 }  // namespace ddpm_rt

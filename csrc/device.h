@@ -17,6 +17,8 @@
 
 namespace ddpm_rt {
 
+inline size_t bytes_of(GpuType type) { return type == kGpuF32 ? 4 : 2; }
+
 class Device {
  public:
   // `library`: a path; empty: libddpm_rt_cuda.so beside this library. Throws Error(kDevice): no library, another version

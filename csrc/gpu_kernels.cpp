@@ -11,8 +11,6 @@
 namespace ddpm_rt {
 namespace {
 
-size_t bytes_of(GpuType type) { return type == kGpuF32 ? 4 : 2; }
-
 // Outputs of two calls of a network as the one packed list that the kernels read: its base, its row, and the places at which
 // each call's samples begin. A row is the greatest length that divides both the sample and the distance of the two.
 struct PackedOutputs {
@@ -62,15 +60,19 @@ DeviceKernels::Workspace& DeviceKernels::workspace_of(void* stream) {
   return workspaces_.front();
 }
 
+void* DeviceKernels::packet_of(Workspace& workspace, size_t bytes) {
+  if (workspace.packet.bytes() < bytes) workspace.packet = DeviceBuffer(device_, 2 * bytes, "a packet of the kernels");
+  return workspace.packet.as<void>();
+}
+
 void* DeviceKernels::send(Workspace& workspace, const void* data, size_t bytes) {
   Packet& packet = workspace.packets[workspace.next];
   workspace.next = (workspace.next + 1) % kPackets;
   if (packet.host) packet.copied.synchronize();
   if (packet.host.bytes() < bytes) packet.host = PinnedBuffer(device_, 2 * bytes, "a packet of the kernels");
-  if (workspace.packet.bytes() < bytes) workspace.packet = DeviceBuffer(device_, 2 * bytes, "a packet of the kernels");
   std::memcpy(packet.host.as<char>(), data, bytes);
   const DeviceApi& api = device_->api();
-  void* to = workspace.packet.as<void>();
+  void* to = packet_of(workspace, bytes);
   device_->check(api.copy(to, packet.host.as<char>(), bytes, DeviceCopy::kToDevice, workspace.stream), "copy of a packet");
   device_->check(api.record_event(packet.copied.get(), workspace.stream), "record_event");
   return to;
@@ -133,10 +135,7 @@ void DeviceKernels::step(const DeviceStep& step) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const DeviceScope scope(*device_);
   Workspace& workspace = workspace_of(call.stream);
-  if (workspace.packet.bytes() < data.size()) {  // before the slots name its address
-    workspace.packet = DeviceBuffer(device_, 2 * data.size(), "a packet of the kernels");
-  }
-  char* const at = workspace.packet.as<char>();
+  char* const at = static_cast<char*>(packet_of(workspace, data.size()));  // where send will copy it
   std::memcpy(data.data(), &step.row, sizeof step.row);
   std::memcpy(data.data() + sizeof(StepRow), &step.next, sizeof step.next);
   for (uint32_t i = 0; i < count; ++i) {

@@ -47,6 +47,7 @@ class DeviceKernels {
     uint64_t scratch_elements = 0;
   };
   Workspace& workspace_of(void* stream);
+  void* packet_of(Workspace& workspace, size_t bytes);               // where the next send of as many bytes goes
   void* send(Workspace& workspace, const void* data, size_t bytes);  // the device's copy
   void* scratch_of(Workspace& workspace, uint32_t count, uint64_t elements);
 

@@ -10,8 +10,6 @@
 namespace ddpm_rt {
 namespace {
 
-size_t bytes_of(GpuType type) { return type == kGpuF32 ? 4 : 2; }
-
 void put(GpuType type, void* to, size_t index, float value) {
   if (type == kGpuF32) static_cast<float*>(to)[index] = value;
   else static_cast<uint16_t*>(to)[index] = type == kGpuF16 ? float_to_half(value) : float_to_bfloat16(value);

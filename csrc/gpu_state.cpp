@@ -9,8 +9,6 @@ constexpr uint64_t kStrideFloats = 64;  // GpuLane: registers of neighbours shar
 constexpr uint32_t kReductions = kNeedRescale | kNeedNorm | kNeedThreshold | kNeedVlb;
 
 uint64_t stride_of(size_t elements) { return (elements + kStrideFloats - 1) / kStrideFloats * kStrideFloats; }
-size_t bytes_of(GpuType type) { return type == kGpuF32 ? 4 : 2; }
-
 }  // namespace
 
 uint64_t GpuState::bytes_for(size_t elements, int slots, int overhang) {

@@ -1,5 +1,4 @@
 // Combinations of options that make no sense, each refused with its reason.
-#include <algorithm>
 #include <cmath>
 
 #include "error.h"
@@ -7,10 +6,6 @@
 
 namespace ddpm_rt {
 namespace {
-
-bool is_one_of(const std::string& value, std::initializer_list<const char*> allowed) {
-  return std::find(allowed.begin(), allowed.end(), value) != allowed.end();
-}
 
 void check_diffusers(const Schedule& schedule, const Prediction& prediction, const SolverOptions& o) {
   const std::string& s = o.sampler;

@@ -13,10 +13,6 @@ constexpr double kInf = std::numeric_limits<double>::infinity();
 constexpr int kMostContinuousSteps = 10000;
 constexpr double kLeastLambda = -5.1;  // where diffusers clips the cosine schedule in its own tests
 
-bool is_one_of(const std::string& value, std::initializer_list<const char*> allowed) {
-  return std::find(allowed.begin(), allowed.end(), value) != allowed.end();
-}
-
 void expect_one_of(const char* field, const std::string& value, std::initializer_list<const char*> allowed) {
   if (is_one_of(value, allowed)) return;
   std::string list;

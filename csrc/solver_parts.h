@@ -2,6 +2,7 @@
 #ifndef DDPM_RT_SOLVER_PARTS_H_
 #define DDPM_RT_SOLVER_PARTS_H_
 
+#include <algorithm>
 #include <initializer_list>
 #include <string>
 #include <variant>
@@ -13,6 +14,9 @@ namespace ddpm_rt {
 
 [[noreturn]] void refuse(const std::string& message);  // Error(kOption)
 std::string number(double v);
+inline bool is_one_of(const std::string& value, std::initializer_list<const char*> names) {
+  return std::find(names.begin(), names.end(), value) != names.end();
+}
 
 // An option of SolverOptions by name, and its range; 0 to 0: checked elsewhere.
 struct OptionField {

@@ -23,13 +23,6 @@
 namespace ddpm_rt {
 namespace {
 
-bool is_one_of(const std::string& value, std::initializer_list<const char*> allowed) {
-  for (const char* a : allowed) {
-    if (value == a) return true;
-  }
-  return false;
-}
-
 std::string time_type(const Schedule& schedule, const Prediction& prediction) {
   if (!prediction.time.empty()) return prediction.time;
   if (schedule.is_discrete()) return "index";

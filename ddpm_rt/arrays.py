@@ -89,6 +89,11 @@ def number(value: Any, field: str) -> float:
     return result
 
 
+def consecutive_seeds(first: int, n: int) -> np.ndarray:
+    """first + i mod 2^64  -> uint64 [n]"""
+    return np.array([(first + i) % 2**64 for i in range(n)], np.uint64)
+
+
 def seeds(value: Any, field: str = "seeds") -> np.ndarray:
     """Integers of 0 to 2^64 - 1 -> uint64 [n]"""
     if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):

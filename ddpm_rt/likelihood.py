@@ -157,7 +157,7 @@ def seeds_of(seed: Any, seeds: Any, n: int) -> np.ndarray:
         if seed is None
         else arrays.integer(seed, "seed", 0, 2**64 - 1)
     )
-    return np.array([(int(first) + i) % 2**64 for i in range(n)], np.uint64)
+    return arrays.consecutive_seeds(int(first), n)
 
 
 def read_images(images: Any, model: call.Model, method: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -16,8 +16,6 @@ void DeviceDenoiser::embed(const float*, const int64_t*, size_t, void*, const De
 
 namespace {
 
-size_t bytes_of(GpuType type) { return type == kGpuF32 ? 4 : 2; }
-
 class DeviceCallable final : public DeviceDenoiser {
  public:
   DeviceCallable(const ModelSpec& spec, DeviceFunctions functions, DevicePtr device)

@@ -19,13 +19,6 @@
 namespace ddpm_rt {
 namespace {
 
-bool is_one_of(const std::string& value, std::initializer_list<const char*> names) {
-  for (const char* name : names) {
-    if (value == name) return true;
-  }
-  return false;
-}
-
 // q(x_to | x_from) where `to` is the noisier one.
 RowF64 noise_row(const Level& from, const Level& to) {
   const double share = to.alpha / from.alpha;

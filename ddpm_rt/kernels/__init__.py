@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..arrays import float32, integer, like, number, seeds
+from ..arrays import consecutive_seeds, float32, integer, like, number, seeds
 from ..errors import OptionError, ShapeError
 from ..row import BLEND, GRAD, KEEP, LEARNED_RANGE, LEARNED_VAR, NO_EVAL, PUSH, ROW, ROW64, VLB
 from ..tables import solver_options
@@ -278,8 +278,7 @@ def step(
     if state is None and flags & (PUSH | KEEP | VLB):
         raise OptionError("state: expected a kernels.State for a table that keeps history or takes VLB, got None")
     if np.ndim(seeds) == 0:
-        first = integer(seeds, "seeds", 0, 2**64 - 1)
-        keys = np.array([(first + i) % 2**64 for i in range(_count(x))], np.uint64)
+        keys = consecutive_seeds(integer(seeds, "seeds", 0, 2**64 - 1), _count(x))
     else:
         keys = _seeds(seeds)
     s, s2 = number(scale, "scale"), number(scale2, "scale2")

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import DeviceError, OptionError, ShapeError
+from ._tensors import FLOATS
 
 _DLPACK_GPU = (2, 13)  # kDLCUDA, kDLCUDAManaged
 _TYPES = {(2, 32): 0, (2, 16): 1, (4, 16): 2}  # DLPack's (code, bits) -> eps_type of the C API
@@ -119,7 +120,7 @@ def step(
         raise ShapeError(f"x: expected [n, ...], got {shape}")
     if len(seeds) != shape[0]:
         raise ShapeError(f"seeds: expected {shape[0]}, got {len(seeds)}")
-    held = {name: call.tensor(value, name, shape, dtypes=tuple(_NAMES.values())[:3]) for name, value in outputs.items()}
+    held = {name: call.tensor(value, name, shape, dtypes=FLOATS) for name, value in outputs.items()}
     rare = {name: call.tensor(value, name, shape) for name, value in operands.items()}
     kept = {} if state is None else {
         "history": call.tensor(state.history, "state.history", [3, *shape]),
@@ -152,7 +153,7 @@ def cfg_combine(
     cond: Any, uncond: Any, scales: np.ndarray, rescale: float, out: Any, stream: int | None, library: str | None
 ) -> Any:
     call = Call(cond, stream, library)
-    c = call.tensor(cond, "cond", dtypes=tuple(_NAMES.values())[:3])
+    c = call.tensor(cond, "cond", dtypes=FLOATS)
     if len(c.shape) < 2:
         raise ShapeError(f"cond: expected [n, ...], got {c.shape}")
     if len(scales) not in (1, c.shape[0]):
