@@ -120,6 +120,8 @@ def step(
         raise ShapeError(f"x: expected [n, ...], got {shape}")
     if len(seeds) != shape[0]:
         raise ShapeError(f"seeds: expected {shape[0]}, got {len(seeds)}")
+    if outputs["eps"] is None:
+        raise ShapeError(f"eps: expected a tensor {shape}, got None")
     held = {name: call.tensor(value, name, shape, dtypes=FLOATS) for name, value in outputs.items()}
     rare = {name: call.tensor(value, name, shape) for name, value in operands.items()}
     kept = {} if state is None else {

@@ -204,6 +204,7 @@ def test_bad_tensors_are_typed_errors_and_change_nothing(gpu):
     refused(ddpm_rt.DeviceError, "eps: expected a tensor on cuda:0", x, gpu.tensor(normals(shape, k=1), device=1), rows)
     refused(ddpm_rt.ShapeError, "eps: expected float32 or float16 or bfloat16", x, gpu.zeros(shape, "float64"), rows)
     refused(ddpm_rt.ShapeError, "eps.*\\[2, 3, 4\\]", x, gpu.zeros((2, 4, 3), "float32"), rows)
+    refused(ddpm_rt.ShapeError, "eps: expected a tensor", x, None, rows)
     refused(ddpm_rt.ShapeError, "contiguous", x.transposed(0, 2, 1), gpu.zeros((2, 4, 3), "float32"), rows)
     refused(ddpm_rt.ShapeError, "one dtype", x, eps, rows, eps_uncond=gpu.zeros(shape, "float16"))
     refused(ddpm_rt.ShapeError, "seeds: expected 2", x, eps, rows, seeds=[1, 2, 3])
